@@ -1,0 +1,1 @@
+"""Where a run happens: attaching to Ray or starting it, and sizing actors to what is there."""

@@ -1,0 +1,1 @@
+"""How stages become a run: plan, Ray dataset, receipts, log, publishing, ledger, and the command line."""
