@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from pipeline.summary import duration, speed
 
@@ -143,22 +143,25 @@ class Progress:
 
     def _start_live(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
+        from rich.text import Text
 
-        columns: tuple[Any, ...] = (
-            SpinnerColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}", markup=False),
-        )
+        figures = self.figures
+
+        class Line(ProgressColumn):
+            """Worked out at each redraw, so that speed and time left move while a long video decodes."""
+
+            def render(self, task: Task) -> Text:
+                del task
+                return Text(describe(figures()), no_wrap=True, overflow="ellipsis")
+
         console = Console(file=self._stream, force_terminal=True)
-        self._rich = Progress(*columns, console=console, transient=True)
-        self._rich.add_task("run", total=None, figures="")
+        self._rich = Progress(SpinnerColumn(), BarColumn(bar_width=24), Line(), console=console, transient=True)
+        self._rich.add_task("run", total=None)
         self._rich.start()
         self._refresh()
 
     def _refresh(self) -> None:
-        if self._rich is None:
-            return
-        figures = self.figures()
-        task = self._rich.task_ids[0]
-        self._rich.update(task, total=figures.total_videos, completed=figures.videos, figures=describe(figures))
+        if self._rich is not None:
+            now = self.figures()
+            self._rich.update(self._rich.task_ids[0], total=now.total_videos, completed=now.videos)
