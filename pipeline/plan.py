@@ -1,0 +1,95 @@
+"""What a run does, as a plain list of steps, and how its work is dealt out in blocks. Nothing in here starts anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.sizing import Sizing
+from schemas.config import JobConfig
+from schemas.entries import Entry
+
+BLOCK_BYTES = 64 << 20
+BLOCK_FILES = 16
+BLOCKS_PER_CPU = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of the dataset: a stage, what builds it, and what it asks Ray for.
+
+    `actors` (fewest, most) makes it a pool of actors that build the stage once; None makes it tasks.
+    """
+
+    name: str
+    stage: Callable[..., Any]
+    args: tuple[Any, ...]
+    cpus: float
+    gpus: float = 0.0
+    actors: tuple[int, int] | None = None
+    batch_rows: int | None = None
+
+
+def steps(config: JobConfig, entries: Sequence[Entry], sizing: Sizing, output: str, run_id: str) -> list[Step]:
+    """Decode, the model stages as one step where there are any, and staging; entries run in the order given."""
+    from pipeline.staging import StageParts
+    from stages.decode import Decode
+
+    resources = config.resources
+    frame_counts = {entry.fingerprint: entry.config.frames for entry in entries}
+    decode = (config.clips, frame_counts, resources.unit_deadline_s, resources.worker_memory_bytes)
+    plan = [Step("decode", Decode, decode, cpus=sizing.decode_cpus)]
+    if entries:
+        plan.append(_model_step(config, entries, sizing))
+    plan.append(Step("stage parts", StageParts, (output, run_id), cpus=sizing.staging_cpus))
+    return plan
+
+
+def _model_step(config: JobConfig, entries: Sequence[Entry], sizing: Sizing) -> Step:
+    from stages.caption import Caption
+    from stages.chain import Chain, Link
+    from stages.classify import Classify
+    from stages.embed import Embed
+
+    stages: dict[str, Callable[..., Any]] = {"classify": Classify, "embed": Embed, "caption": Caption}
+    batch = (config.resources.batch_clips, config.resources.batch_bytes)
+    links = [Link(stages[entry.stage], (entry, sizing.device, sizing.dtype, *batch)) for entry in entries]
+    return Step(
+        " + ".join(dict.fromkeys(entry.stage for entry in entries)),
+        Chain,
+        (tuple(links),),
+        cpus=sizing.actor_cpus,
+        gpus=sizing.actor_gpus,
+        actors=(sizing.actors_min, sizing.actors_max),
+        # Ray Data wants a number of rows where it lends GPUs; without one a batch is what decode flushed at a time.
+        batch_rows=config.resources.batch_clips if sizing.actor_gpus else None,
+    )
+
+
+def blocks(units: pa.Table, cpus: float) -> Iterator[pa.Table]:
+    """UNIT_ROW table -> blocks of it: at most 64 MB of sources, 16 files and 1/(8 x CPUs) of all bytes each, largest first.
+
+    Largest first, so that what is left at the end is small and all cores end together.
+    """
+    if not units.num_rows:
+        return
+    weights = unit_bytes(units)
+    order = np.argsort(-weights, kind="stable")
+    limit = min(BLOCK_BYTES, max(1.0, weights.sum() / (BLOCKS_PER_CPU * max(1.0, cpus))))
+    begin, held = 0, 0.0
+    for place, row in enumerate(order):
+        if place > begin and (held + weights[row] > limit or place - begin >= BLOCK_FILES):
+            yield units.take(pa.array(order[begin:place]))
+            begin, held = place, 0.0
+        held += weights[row]
+    yield units.take(pa.array(order[begin:]))
+
+
+def unit_bytes(units: pa.Table) -> np.ndarray:
+    """Share of its file that each unit stands for: float64, bytes."""
+    sizes = units["size_bytes"].fill_null(0).to_numpy().astype(np.float64)
+    return sizes / np.maximum(1, units["units"].to_numpy())

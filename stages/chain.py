@@ -1,0 +1,33 @@
+"""Several model stages as one callable, so that frames reach an actor once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.rows import CLIP_ROW, PART_ROW, conform
+
+
+@dataclass(frozen=True)
+class Link:
+    """A stage yet to be built: its class and the arguments that it takes."""
+
+    stage: Callable[..., Callable[[pa.Table], pa.Table]]
+    args: tuple[Any, ...]
+
+
+class Chain:
+    """Builds its links in order and passes each table through all of them; frames leave at the end."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._stages = [link.stage(*link.args) for link in links]
+
+    def __call__(self, clips: pa.Table) -> pa.Table:
+        """CLIP_ROW in, PART_ROW (no frames) out."""
+        clips = conform(clips, CLIP_ROW)
+        for stage in self._stages:
+            clips = stage(clips)
+        return conform(clips.drop_columns(["frames"]), PART_ROW)
