@@ -142,6 +142,7 @@ class ResourcesConfig(Part):
         None, gt=0, le=64, description="CPUs a decode task asks for; unset: so that all cores decode"
     )
     unit_deadline_s: float = Field(1800.0, gt=0, description="seconds that one unit may take before its worker is ended")
+    stall_s: float = Field(3600.0, gt=0, description="seconds without any finished unit after which a run stops early")
     worker_memory_bytes: int = Field(4 << 30, ge=256 << 20, description="memory that a decode worker may take")
     object_store_bytes: int | None = Field(None, ge=80 << 20, description="Ray's object store where Clipmill starts Ray itself")
     epoch_clips: int = Field(500_000, ge=1, description="clips after which an epoch is published")
