@@ -32,6 +32,7 @@ class Worker:
             self._stage = stage(*args)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """What the stage makes of a table, whether it returns one table or yields several."""
         with self._written_down(f"at videos {', '.join(sorted(set(table['video_id'].to_pylist())))}"):
             out = self._stage(table)
             if isinstance(out, pa.Table):
