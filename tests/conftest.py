@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.s3 import S3Server, environment, serve_s3
+
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """Ray on this machine, started once for all tests that need it: two logical CPUs and a small object store."""
-    from cluster.attach import attached
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server for the whole session; the environment leads every client (and process started later) to it.
 
-    with attached(object_store_bytes=300 << 20):
-        yield
+    Take a bucket of your own: `s3.bucket()`. Mark tests that use it with `@pytest.mark.s3`.
+    """
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server, environment(server.env()):
+        yield server
