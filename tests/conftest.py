@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +19,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """
     with serve_s3(tmp_path_factory.mktemp("s3")) as server, environment(server.env()):
         yield server
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Ray on this machine, started once for all tests that need it: two logical CPUs and a small object store."""
+    from cluster.attach import attached
+
+    # Stages that stand in tests are imported by their module's name in the workers too.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    with attached(object_store_bytes=300 << 20):
+        yield
