@@ -22,8 +22,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """Ray on this machine, started once for all tests that need it: two logical CPUs and a small object store."""
+def ray_session(s3: S3Server) -> Iterator[None]:
+    """Ray on this machine, started once for all tests that need it, with a small object store.
+
+    After the S3 server, because workers have the environment that Ray was started in.
+    """
+    del s3
     from cluster.attach import attached
 
     # Stages that stand in tests are imported by their module's name in the workers too.

@@ -1,0 +1,82 @@
+"""Steps as a Ray dataset: real workers, small stages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.flow import Receipts, dataset, faults_folder
+from pipeline.plan import Step
+
+pytestmark = pytest.mark.ray
+
+
+class Expand:
+    """Two rows for each; ends its worker at the video called `killer`, raises at the one called `bug`."""
+
+    def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
+        for video in units["video_id"].to_pylist():
+            if video == "killer":
+                os._exit(7)
+            if video == "bug":
+                raise KeyError("nobody expected this")
+            yield pa.table({"video_id": [video, video], "frames": pa.array([b"abc", b"def"], pa.large_binary())})
+
+
+class Measure:
+    def __init__(self, column: str) -> None:
+        self._column = column
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        lengths = [len(value) for value in rows[self._column].to_pylist()]
+        return rows.drop_columns([self._column]).append_column("bytes", pa.array(lengths))
+
+
+STEPS = [Step("expand", Expand, (), cpus=0.45), Step("measure", Measure, ("frames",), cpus=0.05, actors=(1, 1))]
+
+
+def receipts_of(videos: list[str], folder: Path, steps: list[Step] = STEPS) -> list[dict[str, object]]:
+    receipts = Receipts(dataset([pa.table({"video_id": [video]}) for video in videos], steps, str(folder), "run", retries=0))
+    rows: list[dict[str, object]] = []
+    while True:
+        try:
+            table = receipts.wait(5)
+        except StopIteration:
+            return rows
+        rows += table.to_pylist() if table is not None else []
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_rows_pass_from_generating_tasks_through_actors(tmp_path: Path) -> None:
+    rows = receipts_of(["a", "b", "c"], tmp_path)
+    assert sorted(row["video_id"] for row in rows) == ["a", "a", "b", "b", "c", "c"]
+    assert {row["bytes"] for row in rows} == {3}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_video_that_ends_its_worker_costs_only_its_own_block(tmp_path: Path) -> None:
+    rows = receipts_of(["a", "killer", "b"], tmp_path)
+    assert {row["video_id"] for row in rows} == {"a", "b"}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_unexpected_error_is_written_down_with_its_traceback(tmp_path: Path) -> None:
+    rows = receipts_of(["a", "bug"], tmp_path)
+    assert {row["video_id"] for row in rows} == {"a"}
+    (note,) = (tmp_path / faults_folder("run")).iterdir()
+    assert "at videos bug" in note.read_text()
+    assert "nobody expected this" in note.read_text()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_actor_that_cannot_be_built_ends_the_run_with_its_reason_written_down(tmp_path: Path) -> None:
+    from ray.exceptions import RayError
+
+    steps = [STEPS[0], Step("measure", Measure, (), cpus=0.05, actors=(1, 1))]
+    with pytest.raises(RayError):
+        receipts_of(["a"], tmp_path, steps)
+    assert any("while the stage was built" in note.read_text() for note in (tmp_path / faults_folder("run")).iterdir())
