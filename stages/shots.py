@@ -1,19 +1,33 @@
-"""Streaming shot detector: where one shot ends and the next begins, from the small planes of each frame."""
+"""Streaming shot detector: where one shot ends and the next begins, from the small planes of each frame.
+
+A cut is a change that stands out from the changes around it (the idea of PySceneDetect's AdaptiveDetector), after which
+the picture does not come back, as it does after a flash, and is not the same scene in another light. Gradual transitions are
+found by `stages.gradual` and `stages.fades`. All windows count frames, not seconds: what tells a cut from motion is how
+one frame differs from the next, whatever the time between them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
+from stages import fades, gradual
+from stages.history import History
+from stages.picture import distance, likeness
 from stages.planes import Planes
 
-_AROUND = 3  # frames on each side that say how much the picture changes anyway
-_AHEAD = 5  # frames after a change that are looked at before it is called a cut
-_FLOOR = 5.0  # smallest change, in codes of 255, that can be a cut
-_RATIO = 3.0  # times the change around it
-_RETURN = 0.5  # a frame after the change this near (part of the change) to the last one before it: a flash
+_AROUND = 4  # frames on each side that say how much the picture changes anyway
+_MIN_CHANGE = 3.0  # smallest change, in codes of 255, that can be a cut
+_MIN_RATIO = 2.2  # times the second largest change around it
+_RETURN = 0.75  # a frame soon after is nearer than this (part of the change) to one just before: a flash
+_SAME_SCENE = 0.95  # likeness across the change above which only the light changed
+_APART = 4  # frames: of two cuts closer than this the smaller one is none
+
+LATENCY = 24  # frames after which no boundary is reported any more
+_KEPT = LATENCY + gradual.BEFORE + fades.LATENCY
+_CLEAR = 8  # frames around a cut in which no gradual transition is believed
+
+Kind = Literal["cut", "gradual"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,61 +35,84 @@ class Cut:
     """A boundary: `time_s` is the time of the first frame of the new shot (of a gradual one, of its middle)."""
 
     time_s: float
-    kind: Literal["cut", "gradual"]
-
-
-@dataclass(slots=True)
-class _Seen:
-    time_s: float
-    luma: np.ndarray
-    u: np.ndarray
-    v: np.ndarray
-    change: float
+    kind: Kind
 
 
 class ShotDetector:
     """Feed frames in order by `push`, end by `finish`. What a stream gives depends on nothing before its first frame."""
 
     def __init__(self) -> None:
-        self._seen: list[_Seen] = []
+        self._history = History(_KEPT)
+        self._dissolves = gradual.DissolveFinder(self._history)
+        self._fades = fades.FadeFinder(self._history)
+        self._found: dict[int, Kind] = {}  # boundaries not yet reported, by frame number
+        self._reported = -_CLEAR  # number of the last boundary reported
 
     @property
     def settled_s(self) -> float:
         """No cut will be reported any more at a time before this (seconds, -inf before the first frame)."""
-        return self._seen[max(0, len(self._seen) - _AHEAD - 1)].time_s if self._seen else float("-inf")
+        if not self._history.count:
+            return float("-inf")
+        return self._history.picture(self._history.count - LATENCY).time_s
 
     def push(self, planes: Planes, time_s: float) -> list[Cut]:
-        """Cuts that are certain now that this frame is known."""
-        frame = _Seen(time_s, planes.luma[::2, ::2].astype(np.int16), planes.u[::2, ::2].astype(np.int16),
-                      planes.v[::2, ::2].astype(np.int16), 0.0)  # fmt: skip
-        if self._seen:
-            frame.change = _distance(self._seen[-1], frame)
-        self._seen.append(frame)
-        if len(self._seen) > _AROUND + _AHEAD + 2:
-            del self._seen[0]
-        return self._decide(len(self._seen) - 1 - _AHEAD)
+        """Boundaries that are certain now that this frame is known, in order, each at most LATENCY frames old."""
+        self._history.push(planes, time_s)
+        return self._step()
 
     def finish(self) -> list[Cut]:
-        """The cuts still open when the stream ends."""
-        cuts = [cut for at in range(max(1, len(self._seen) - _AHEAD), len(self._seen)) for cut in self._decide(at)]
-        self._seen = []
+        """The boundaries still open when the stream ends. Nothing may be pushed afterwards."""
+        if not self._history.count:
+            return []
+        last = self._history.count
+        cuts = []
+        for _ in range(LATENCY):
+            self._history.repeat()
+            cuts += self._step(last)
         return cuts
 
-    def _decide(self, at: int) -> list[Cut]:
-        seen = self._seen
-        if at < 1 or seen[at].change < _FLOOR:
-            return []
-        around = [seen[i].change for i in range(max(1, at - _AROUND), min(len(seen), at + _AROUND + 1)) if i != at]
-        if around and seen[at].change < _RATIO * float(np.mean(around)):
-            return []
-        after = [_distance(seen[at - 1], frame) for frame in seen[at + 1 : at + _AHEAD]]
-        if after and min(after) < _RETURN * seen[at].change:
-            return []
-        return [Cut(seen[at].time_s, "cut")]
+    def _step(self, end: int | None = None) -> list[Cut]:
+        """Asks all finders about the newest frame. `end`: the number of frames, where the stream has ended."""
+        for number in [*self._fades.step(ended=end is not None), *self._dissolves.step()]:
+            self._found.setdefault(number, "gradual")
+        candidate = self._history.count - 1 - _AROUND
+        if candidate > 0 and is_cut(self._history, candidate):
+            self._add_cut(candidate)
+        return self._report(end)
+
+    def _add_cut(self, number: int) -> None:
+        near = [n for n, kind in self._found.items() if kind == "cut" and number - n < _APART]
+        if any(self._history.change(n) >= self._history.change(number) for n in near):
+            return
+        for n in near:
+            del self._found[n]
+        self._found[number] = "cut"
+
+    def _report(self, end: int | None) -> list[Cut]:
+        """What is LATENCY frames old; a gradual transition only where no cut, and no other transition, is near."""
+        due = self._history.count - 1 - LATENCY
+        out = []
+        for number in sorted(n for n in self._found if n <= due):
+            kind = self._found.pop(number)
+            cuts = [n for n, other in self._found.items() if other == "cut"]
+            if kind == "gradual" and any(abs(number - n) < _CLEAR for n in (*cuts, self._reported)):
+                continue
+            self._reported = number
+            if end is None or number < end:
+                out.append(Cut(self._history.picture(number).time_s, kind))
+        return out
 
 
-def _distance(a: _Seen, b: _Seen) -> float:
-    """Mean absolute difference of luma plus that of each colour plane, in codes; infinite where the sizes differ."""
-    if a.luma.shape != b.luma.shape or a.u.shape != b.u.shape:
-        return float("inf")
-    return sum(float(np.abs(x - y).mean()) for x, y in ((a.luma, b.luma), (a.u, b.u), (a.v, b.v)))
+def is_cut(history: History, number: int) -> bool:
+    """Whether a shot begins with frame `number`; wants _AROUND frames after it."""
+    change = history.change(number)
+    if change < _MIN_CHANGE:
+        return False
+    around = history.changes(number - _AROUND, number) + history.changes(number + 1, number + 1 + _AROUND)
+    if len(around) > 1 and change < _MIN_RATIO * sorted(around)[-2]:
+        return False
+    before = history.pictures(number - _AROUND, number)
+    after = history.pictures(number, number + 1 + _AROUND)
+    if min(distance(a, b) for a in before for b in after) < _RETURN * change:
+        return False
+    return likeness(before[-1], after[0]) < _SAME_SCENE

@@ -1,0 +1,102 @@
+"""What the shot detector remembers of a frame, and how two of them are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from stages.planes import Planes
+
+COARSE_LUMA = (9, 16)  # blocks
+COARSE_CHROMA = (5, 8)
+BLOCKS = COARSE_LUMA[0] * COARSE_LUMA[1] + 2 * COARSE_CHROMA[0] * COARSE_CHROMA[1]
+_CHROMA_WEIGHT = 1.5  # colour differences are smaller in codes than they look
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """`luma` uint8 (about 45, 80), `chroma` uint8 (2, about 22, 40), `coarse` float32 (blocks,): means of blocks of both."""
+
+    time_s: float
+    luma: np.ndarray
+    chroma: np.ndarray
+    coarse: np.ndarray
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of luma, codes."""
+        return float(self.luma.std())
+
+    def is_flat(self) -> bool:
+        """Whether this is one plain colour: black, white, or between two scenes."""
+        blocks = self.coarse[: COARSE_LUMA[0] * COARSE_LUMA[1]]
+        if float(blocks.max() - blocks.min()) > 8.0:
+            return False
+        return self.spread < 3.0 and float(self.chroma.std(axis=(1, 2)).max()) < 3.0
+
+
+def picture(planes: Planes, time_s: float, like: Picture | None) -> Picture:
+    """The picture of a frame, on the grid of `like` where one is given (a stream may change its size on the way)."""
+    luma, chroma = _halved(planes.luma), np.stack((planes.u[::2, ::2], planes.v[::2, ::2]))
+    if like is not None:
+        luma, chroma = _on_grid(luma, like.luma.shape), _on_grid(chroma, like.chroma.shape)
+    blocks = _block_means(luma, COARSE_LUMA).ravel(), _CHROMA_WEIGHT * _block_means(chroma, COARSE_CHROMA).ravel()
+    return Picture(time_s, luma, chroma, np.concatenate(blocks))
+
+
+def distance(a: Picture, b: Picture) -> float:
+    """Mean absolute difference of luma, plus those of the two colour planes: codes of 255."""
+    return _difference(a.luma, b.luma) + 2 * _difference(a.chroma, b.chroma)
+
+
+def likeness(a: Picture, b: Picture) -> float:
+    """Correlation of the lumas, -1 to 1: blind to brightness and contrast, so a flash or a fade leaves it high."""
+    x, y = (p.luma.astype(np.float32).ravel() for p in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y) + 1e-3))
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return int(np.subtract(np.maximum(a, b), np.minimum(a, b)).sum(dtype=np.uint32)) / a.size
+
+
+def _halved(luma: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 samples, which takes the edge off noise and aliasing; plain where a side is 1."""
+    rows, columns = luma.shape[0] // 2 * 2, luma.shape[1] // 2 * 2
+    if not rows or not columns:
+        return luma
+    pairs = luma[:rows, :columns].view("<u2")
+    sums = (pairs & 0xFF) + (pairs >> 8)
+    return ((sums[::2] + sums[1::2] + 2) >> 2).astype(np.uint8)
+
+
+def _on_grid(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`values` (..., rows, columns) with the nearest samples on a grid of `shape`."""
+    if values.shape == shape:
+        return values
+    rows, columns = (np.arange(n) * m // n for n, m in zip(shape[-2:], values.shape[-2:], strict=True))
+    return np.ascontiguousarray(values[..., rows[:, None], columns])
+
+
+def _block_means(values: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
+    """Means over a grid of blocks, float32 (..., *blocks). The sums are whole numbers, hence exact on any machine."""
+    down, across, counts = _pooling(values.shape[-2], values.shape[-1], blocks)
+    means: np.ndarray = (down @ values.astype(np.float32) @ across) / counts
+    return means
+
+
+@lru_cache(maxsize=64)
+def _pooling(rows: int, columns: int, blocks: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    down, across = _members(rows, blocks[0]), _members(columns, blocks[1]).T
+    return down, np.ascontiguousarray(across), down.sum(axis=1)[:, None] * across.sum(axis=0)
+
+
+def _members(samples: int, blocks: int) -> np.ndarray:
+    """Which samples belong to each block, 0 or 1: float32 (blocks, samples). Fewer samples than blocks are shared."""
+    out = np.zeros((blocks, samples), np.float32)
+    for block in range(blocks):
+        first = block * samples // blocks
+        out[block, first : max(first + 1, (block + 1) * samples // blocks)] = 1
+    return out
