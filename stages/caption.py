@@ -1,0 +1,35 @@
+"""Captions of clips."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from schemas.entries import Entry
+from stages.batches import Batches, Struct
+from stages.models import catalogue
+from stages.models.adapter import Said
+
+
+class Caption:
+    """Fills `captions`: one struct per clip. Decoding is greedy. Arguments as for `Classify`."""
+
+    def __init__(
+        self, entry: Entry, device: str = "cpu", dtype: str = "float32", batch_clips: int = 16, batch_bytes: int = 256 << 20
+    ) -> None:
+        self._run = Batches(
+            entry=entry,
+            column="captions",
+            infer=catalogue.captioner(entry, device, dtype),
+            structs=_structs,
+            empty={"prompt": None, "caption": None, "tokens": None},
+            batch_clips=batch_clips,
+            batch_bytes=batch_bytes,
+        )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """CLIP_ROW to CLIP_ROW."""
+        return self._run(table)
+
+
+def _structs(said: Said) -> list[Struct]:
+    return [{"prompt": said.prompt, "caption": said.text, "tokens": said.tokens}]

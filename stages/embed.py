@@ -1,0 +1,35 @@
+"""Embeddings of clips."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from schemas.entries import Entry
+from stages.batches import Batches, Struct
+from stages.models import catalogue
+from stages.models.adapter import Vector
+
+
+class Embed:
+    """Fills `embeddings`: one struct per clip, a unit vector. Arguments as for `Classify`."""
+
+    def __init__(
+        self, entry: Entry, device: str = "cpu", dtype: str = "float32", batch_clips: int = 16, batch_bytes: int = 256 << 20
+    ) -> None:
+        self._run = Batches(
+            entry=entry,
+            column="embeddings",
+            infer=catalogue.embedder(entry, device, dtype),
+            structs=_structs,
+            empty={"dim": None, "embedding": None},
+            batch_clips=batch_clips,
+            batch_bytes=batch_bytes,
+        )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """CLIP_ROW to CLIP_ROW."""
+        return self._run(table)
+
+
+def _structs(vector: Vector) -> list[Struct]:
+    return [{"dim": len(vector), "embedding": vector.tolist()}]
