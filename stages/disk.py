@@ -48,12 +48,15 @@ class Disk:
             file.write(data)
 
     @contextmanager
-    def open_write(self, path: str) -> Iterator[BinaryIO]:
-        """A file that becomes the object when the block ends without an exception."""
+    def open_write(self, path: str, exclusive: bool = False) -> Iterator[BinaryIO]:
+        """A file that becomes the object when the block ends without an exception; `exclusive`: FileExistsError at one there."""
         with self._temporary(path) as (file, temporary):
             yield file
             _sync(file)
-            temporary.replace(path)
+            if exclusive:
+                _link(temporary, path)
+            else:
+                temporary.replace(path)
         _sync_folder(Path(path).parent)
 
     @contextmanager
@@ -107,6 +110,18 @@ def _entries(folder: str) -> list[tuple[str, bool]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(entry for entry in entries if not entry[0].startswith(TEMPORARY_PREFIX))
+
+
+def _link(temporary: Path, path: str) -> None:
+    """Puts a file in a place that must be free. Without hard links: looked at first, so two at the same instant may collide."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
+        temporary.replace(path)
 
 
 def _sync(file: BinaryIO) -> None:

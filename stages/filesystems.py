@@ -22,6 +22,14 @@ _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://)([^/@]*)@")
 _QUERY = re.compile(r"^(https?://[^?#]*)[?#].*", re.DOTALL)
 _PATIENT = {"max_attempts": 10, "mode": "adaptive"}  # the default gives up after about 2 s of SlowDown
 _HASTY = {"max_attempts": 2, "mode": "standard"}  # a preflight should answer at once
+# Checksums only where S3 asks for them: many S3-like stores refuse the headers, or answer a range with the whole object's.
+_S3_CONFIG = {
+    "connect_timeout": 10,
+    "read_timeout": 60,
+    "max_pool_connections": 64,
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
 
 
 class StorageUnavailable(ClipmillError):
@@ -114,7 +122,7 @@ def _build(protocol: str, options: tuple[tuple[str, Any], ...], patient: bool) -
     if protocol != "s3":
         return fsspec.filesystem(protocol, **kwargs)
     kwargs.pop("version_aware", None)  # a `?versionId=` in a key is part of its name
-    config = {"retries": _PATIENT if patient else _HASTY, "connect_timeout": 10, "read_timeout": 60, "max_pool_connections": 64}
+    config = _S3_CONFIG | {"retries": _PATIENT if patient else _HASTY}
     filesystem = fsspec.filesystem("s3", config_kwargs=config, **kwargs)
     filesystem.retries = 3  # its own loop around botocore's: needed for answers that break off half-way
     return filesystem

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
-from stages.filesystems import filesystem
+from stages.filesystems import filesystem, translated
+from stages.ranges import RangeFile, exact
 
 PART_BYTES = 16 << 20  # of a multipart upload; S3 takes 10,000 parts
-READ_BYTES = 4 << 20
 _CONFLICT_TRIES = 5
 _create_lock = threading.Lock()
 
@@ -48,15 +48,23 @@ class Remote:
         self.filesystem.pipe_file(path, data)
 
     @contextmanager
-    def open_write(self, path: str) -> Iterator[BinaryIO]:
-        """A file that becomes the object when the block ends without an exception."""
+    def open_write(self, path: str, exclusive: bool = False) -> Iterator[BinaryIO]:
+        """A file that becomes the object when the block ends without an exception; `exclusive`: FileExistsError at one there."""
         file = io.BytesIO()
         yield file
-        self.write(path, file.getvalue())
+        (self.create if exclusive else self.write)(path, file.getvalue())
 
     def open_read(self, path: str) -> BinaryIO:
-        """A seekable file."""
-        return io.BytesIO(self.read(path))
+        """A seekable file; what reading it raises is translated."""
+        size_bytes = self.size(path)
+        if size_bytes is None:
+            raise FileNotFoundError(path)
+
+        def fetch(start: int, end: int) -> bytes:
+            with translated(self._root):
+                return exact(bytes(self.filesystem.cat_file(path, start=start, end=end)), start, end)
+
+        return cast(BinaryIO, RangeFile(fetch, size_bytes))
 
     def size(self, path: str) -> int | None:
         """Bytes of the object, None where there is none."""
@@ -106,20 +114,23 @@ class S3(Remote):
                 return
 
     @contextmanager
-    def open_write(self, path: str) -> Iterator[BinaryIO]:
+    def open_write(self, path: str, exclusive: bool = False) -> Iterator[BinaryIO]:
         """One PUT, or a multipart upload that is completed at the end and aborted on an exception."""
-        file = self.filesystem.open(path, "wb", block_size=PART_BYTES)
+        file = self.filesystem.open(path, "xb" if exclusive else "wb", block_size=PART_BYTES)
         try:
             yield cast(BinaryIO, file)
-            file.close()
+            try:
+                file.close()
+            except OSError as error:
+                if not (exclusive and refuses_conditions(error)):
+                    raise
+                file.mode = "wb"
+                file.commit()  # what it holds is still there
+                file.closed = True
         except BaseException:
             file.closed = True  # or its finaliser would complete the upload
             file.discard()
             raise
-
-    def open_read(self, path: str) -> BinaryIO:
-        """A seekable file that reads ahead by READ_BYTES."""
-        return cast(BinaryIO, self.filesystem.open(path, "rb", block_size=READ_BYTES, cache_type="readahead"))
 
     def size(self, path: str) -> int | None:
         """Bytes of the object, None where there is none; one request."""
@@ -132,16 +143,18 @@ class S3(Remote):
     def list(self, folder: str, recursive: bool) -> Iterator[tuple[str, int]]:
         """(path, bytes) of the objects below a folder, page by page, in the order of their keys."""
         bucket = folder.partition("/")[0]
-        for page in s3_pages(self.filesystem, folder, recursive):
-            for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):  # markers of folders
-                    yield f"{bucket}/{item['Key']}", int(item["Size"])
+        with suppress(FileNotFoundError):
+            for page in s3_pages(self.filesystem, folder, recursive):
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):  # markers of folders
+                        yield f"{bucket}/{item['Key']}", int(item["Size"])
 
     def folders(self, folder: str) -> Iterator[str]:
         """Names of the folders directly in a folder."""
-        for page in s3_pages(self.filesystem, folder, recursive=False):
-            for item in page.get("CommonPrefixes", ()):
-                yield item["Prefix"].rstrip("/").rpartition("/")[2]
+        with suppress(FileNotFoundError):
+            for page in s3_pages(self.filesystem, folder, recursive=False):
+                for item in page.get("CommonPrefixes", ()):
+                    yield item["Prefix"].rstrip("/").rpartition("/")[2]
 
 
 def _entries(store: Any, folder: str) -> list[dict[str, Any]]:
@@ -151,16 +164,17 @@ def _entries(store: Any, folder: str) -> list[dict[str, Any]]:
         return []
 
 
-def s3_pages(s3: Any, folder: str, recursive: bool) -> Iterator[dict[str, Any]]:
-    """Pages of at most 1000 keys below `bucket/folder`; s3fs's own listings hold everything. A missing bucket has none."""
+def s3_pages(s3: Any, folder: str, recursive: bool = True, starts_with: str = "") -> Iterator[dict[str, Any]]:
+    """Pages of at most 1000 keys below `bucket/folder` whose rest starts so; s3fs's own listings hold everything at once.
+
+    FileNotFoundError where there is no such bucket.
+    """
     bucket, _, prefix = folder.partition("/")
-    request = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""} | ({} if recursive else {"Delimiter": "/"})
+    request = {"Bucket": bucket, "Prefix": (f"{prefix}/" if prefix else "") + starts_with}
+    request |= {} if recursive else {"Delimiter": "/"}
     token: dict[str, str] = {}
     while True:
-        try:
-            page = s3.call_s3("list_objects_v2", **request, **token)
-        except FileNotFoundError:
-            return
+        page = s3.call_s3("list_objects_v2", **request, **token)
         yield page
         if not page.get("IsTruncated"):
             return

@@ -30,8 +30,9 @@ from stages.filesystems import (
     translated,
 )
 from stages.remote import S3, Remote, refuses_conditions
+from stages.sources import check_unchanged, open_source
 
-__all__ = ["ObjectInfo", "StorageUnavailable", "Store"]
+__all__ = ["ObjectInfo", "StorageUnavailable", "Store", "check_unchanged", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class _Backend(Protocol):
     def read(self, path: str) -> bytes: ...
     def create(self, path: str, data: bytes) -> None: ...
     def write(self, path: str, data: bytes) -> None: ...
-    def open_write(self, path: str) -> Any: ...
+    def open_write(self, path: str, exclusive: bool = False) -> Any: ...
     def open_read(self, path: str) -> BinaryIO: ...
     def size(self, path: str) -> int | None: ...
     def delete(self, path: str) -> None: ...
@@ -113,9 +114,13 @@ class Store:
             self._backend.write(self._path(key), data)
 
     @contextmanager
-    def open_write(self, key: str) -> Iterator[BinaryIO]:
-        """A binary file that becomes the object, whole, when the block ends; after an exception nothing appears."""
-        opened = self._backend.open_write(self._path(key))
+    def open_write(self, key: str, exclusive: bool = False) -> Iterator[BinaryIO]:
+        """A binary file that becomes the object, whole, when the block ends; after an exception nothing appears.
+
+        With `exclusive`, FileExistsError at the end where an object is there already (it may be ours: the answer to a write
+        that succeeded can get lost); on a store without conditional writes the later one replaces the earlier.
+        """
+        opened = self._backend.open_write(self._path(key), exclusive)
         with translated(self.uri(key), missing_is_trouble=True):
             file = opened.__enter__()
         try:
