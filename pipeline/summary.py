@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schemas.tables import VideoStatus
-
+# As in schemas.tables.VideoStatus, which brings Arrow along: `--help` should not wait for it.
+STATUSES = ("ok", "partial", "failed", "deferred", "quarantined")
 DONE, BROKEN, BAD_REQUEST, MANY_FAILED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 DEFAULT_MAX_FAILED = 0.05
 
@@ -41,12 +41,12 @@ class RunResult:
     @property
     def failed(self) -> int:
         """Videos that will not be tried again by themselves."""
-        return self.counts.get(VideoStatus.FAILED, 0) + self.counts.get(VideoStatus.QUARANTINED, 0)
+        return self.counts.get("failed", 0) + self.counts.get("quarantined", 0)
 
     @property
     def usable(self) -> int:
         """Videos of which there is something in the tables."""
-        return self.counts.get(VideoStatus.OK, 0) + self.counts.get(VideoStatus.PARTIAL, 0)
+        return self.counts.get("ok", 0) + self.counts.get("partial", 0)
 
 
 def exit_code(result: RunResult, max_failed: float = DEFAULT_MAX_FAILED) -> int:
@@ -89,8 +89,7 @@ def _headline(result: RunResult) -> str:
 
 
 def _videos(result: RunResult) -> str:
-    known = [status.value for status in VideoStatus]
-    present = {status: result.counts[status] for status in known if result.counts.get(status)}
+    present = {status: result.counts[status] for status in STATUSES if result.counts.get(status)}
     return _counted(present) if present else "none"
 
 

@@ -1,0 +1,306 @@
+"""The command line. It only says what is asked and answered; Ray, torch and Arrow load in the commands that need them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline import summary
+from schemas.errors import BadRequest, ClipmillError
+
+if TYPE_CHECKING:
+    from pipeline.run import Request
+    from schemas.config import JobConfig
+    from schemas.entries import Entry
+    from stages.storage import Store
+
+app = typer.Typer(
+    name="clipmill",
+    help="Turns an archive of videos into tables of clips, labels, captions and embeddings.",
+    epilog="Exit codes: 0 done, 1 a check is broken, 2 a wrong request, 3 too many videos failed, 4 stopped early, 130 Ctrl-C.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+class Format(StrEnum):
+    """How `query` shows rows."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+class Dialect(StrEnum):
+    """Engines that can have the views."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
+    ATHENA = "athena"
+
+
+InputOption = Annotated[
+    str | None, typer.Option("--input", metavar="URI", help="Folder, glob, file or manifest; local, s3://...")
+]
+OutputOption = Annotated[str | None, typer.Option("--output", metavar="URI", help="Folder for the tables; local, s3://...")]
+PresetOption = Annotated[
+    str | None, typer.Option(help="standard: models of the hub; embedded: tiny ones that know only the demo's shapes")
+]
+ConfigOption = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML; goes over the preset")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; goes over the file; may be given again")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many videos in this run")]
+HoursOption = Annotated[float | None, typer.Option(min=0.0, metavar="H", help="Stop after so many hours; the next run goes on")]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Failed and quarantined videos are due again")]
+AddressOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to attach to; unset: this machine")]
+MaxFailedOption = Annotated[str, typer.Option(metavar="SHARE", help="Exit 3 when more than this failed, such as 5% or 0.05")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Plain JSON instead of text")]
+OutputArgument = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder or URL that holds the tables")]
+
+
+def main() -> None:
+    """The program."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(args: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; every expected failure is one line on stderr."""
+    try:
+        return int(app(list(args), prog_name="clipmill", standalone_mode=False) or 0)
+    except _UsageError as error:
+        said = error.format_message().replace("Value error, ", "").removesuffix(".")
+        return _failed(f"{said}; clipmill --help says what there is", summary.BAD_REQUEST)
+    except BadRequest as error:
+        return _failed(str(error), summary.BAD_REQUEST)
+    except KeyboardInterrupt:
+        return _failed("interrupted", summary.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stdout = None  # whoever read us has left; there is nothing to flush into
+        return summary.DONE
+    except ClipmillError as error:
+        return _failed(str(error), _code_of(error))
+
+
+def _code_of(error: ClipmillError) -> int:
+    from stages.filesystems import StorageUnavailable
+
+    return summary.STOPPED if isinstance(error, StorageUnavailable) else summary.BROKEN
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"clipmill: {message}", file=sys.stderr)
+    return code
+
+
+def _note(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Say the version and stop")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"clipmill {installed('clipmill')}")
+        raise typer.Exit(summary.DONE)
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(summary.BAD_REQUEST)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for archive, truth, tables and score")] = Path(
+        "clipmill-demo"
+    ),
+    videos: Annotated[int, typer.Option(min=1, metavar="N", help="Videos to render")] = 14,
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Another seed is another archive")] = 0,
+) -> int:
+    """Render an archive with known truth, annotate it, score it."""
+    from pipeline.demo_run import Demo, too_low
+
+    made = Demo(output, videos, seed)
+    made.render(_note)
+    result = made.annotate(lambda config, entries: _run(config, entries, None))
+    code = summary.exit_code(result)
+    if code != summary.DONE:
+        print("\n".join(summary.lines(result)))
+        return code
+    scores = made.score()
+    print("\n".join(made.lines(result, scores)))
+    low = too_low(scores)
+    return _failed(f"scores too low: {', '.join(low)}", summary.BROKEN) if low else summary.DONE
+
+
+@app.command()
+def run(
+    input: InputOption = None,
+    output: OutputOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    limit: LimitOption = None,
+    max_hours: HoursOption = None,
+    max_failed: MaxFailedOption = "5%",
+    retry_failed: RetryOption = False,
+    address: AddressOption = None,
+) -> int:
+    """Annotate what is due and publish it."""
+    share = _share(max_failed)
+    job = _job(input, output, preset, config, sets)
+    from pipeline.preflight import preflight
+    from pipeline.run import Request
+
+    result = _run(job, preflight(job).entries, Request(limit, max_hours, retry_failed, address))
+    if not result.videos and not result.not_due:
+        _note(f"warning: no videos in {job.input.uri}")
+    print("\n".join(summary.lines(result)))
+    return summary.exit_code(result, share)
+
+
+@app.command()
+def plan(
+    input: InputOption = None,
+    output: OutputOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    limit: LimitOption = None,
+    max_hours: HoursOption = None,
+    retry_failed: RetryOption = False,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Say what a run would do; start nothing."""
+    job = _job(input, output, preset, config, sets)
+    from pipeline import forecast
+    from pipeline.preflight import preflight
+    from pipeline.run import Request
+
+    found = forecast.describe(job, preflight(job, writes=False).entries, Request(limit, max_hours, retry_failed, address))
+    _print(found.to_json() if as_json else found.lines())
+    return summary.DONE
+
+
+@app.command()
+def status(
+    output: OutputArgument,
+    input: Annotated[str | None, typer.Option(metavar="URI", help="Also say which sources have gone or come")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Counts by status, errors, hours, models, last runs."""
+    from pipeline import status as report
+    from schemas.config import InputConfig
+
+    found = report.read(_existing(output), None if input is None else InputConfig(uri=input))
+    _print(found.to_json() if as_json else report.lines(found))
+    return summary.DONE
+
+
+@app.command()
+def verify(output: OutputArgument, as_json: JsonOption = False) -> int:
+    """Check the promises on what is published: log, ledger and tables against each other, both ways."""
+    from pipeline import verify as checks
+
+    report = checks.verify(_existing(output))
+    _print(report.to_json() if as_json else report.lines())
+    return summary.DONE if report.is_good else summary.BROKEN
+
+
+@app.command()
+def query(
+    output: OutputArgument,
+    sql: Annotated[str | None, typer.Argument(metavar="SQL", help="One SELECT over the tables and `annotations`")] = None,
+    how: Annotated[Format | None, typer.Option("--format", help="Unset: a table on a terminal, CSV elsewhere")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Show at most so many rows (a table: 50)")] = None,
+    dialect: Annotated[Dialect | None, typer.Option("--views", help="Print the SQL that makes the views elsewhere")] = None,
+) -> int:
+    """Ask the tables in SQL (DuckDB)."""
+    from pipeline import query as asking
+    from pipeline import views
+
+    store = _existing(output)
+    if dialect is not None:
+        print(views.script(store.root, views.read_current(store), dialect.value), end="")
+        return summary.DONE
+    if sql is None:
+        raise BadRequest('SQL is missing, such as "SELECT * FROM annotations LIMIT 10"')
+    shown = how.value if how else "table" if sys.stdout.isatty() else "csv"
+    with asking.opened(store) as connection:
+        asking.show(asking.select(connection, sql), shown, sys.stdout, limit)
+        sys.stdout.flush()
+    return summary.DONE
+
+
+@app.command()
+def unlock(output: OutputArgument, yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False) -> int:
+    """Close a run whose lease has not lapsed, so that another can start."""
+    raise NotImplementedError
+
+
+# --- what commands share ---
+
+
+def _job(input: str | None, output: str | None, preset: str | None, config: Path | None, sets: list[str] | None) -> JobConfig:
+    from pipeline import settings
+
+    job = settings.load(preset=preset, config_path=config, sets=sets or (), input_uri=input, output=output)
+    if any(entry.model.startswith("embedded:") for entry in (*job.classify, *job.embed, *job.caption)):
+        _note(f"note: {settings.EMBEDDED_NOTE}")
+    return job
+
+
+def _run(job: JobConfig, entries: tuple[Entry, ...], request: Request | None) -> summary.RunResult:
+    from pipeline import run as runner
+    from pipeline.progress import Progress
+
+    try:
+        with Progress() as progress:
+            return runner.run(job, entries, request or runner.Request(), progress)
+    except KeyboardInterrupt:
+        _note("interrupted; what was complete is published, and the same command goes on from here")
+        raise typer.Exit(summary.INTERRUPTED) from None
+
+
+def _existing(output: str) -> Store:
+    """The store behind OUTPUT; BadRequest where nothing was ever published."""
+    from stages.filesystems import StorageUnavailable
+    from stages.storage import Store
+
+    store = Store(output)
+    try:
+        is_there = any(True for _ in store.list("_log", recursive=False))
+    except StorageUnavailable as error:
+        raise BadRequest(str(error)) from error
+    if not is_there:
+        raise BadRequest(f"{store.root}: holds no tables of clipmill; `clipmill run --output` makes them")
+    return store
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise BadRequest(f"--max-failed {text}: should be a share such as 5% or 0.05")
+    return share
+
+
+def _print(what: Any) -> None:
+    if isinstance(what, list):
+        print("\n".join(what))
+        return
+    import json
+
+    print(json.dumps(what, indent=1, ensure_ascii=False))
