@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from stages.models.embedded import world
 
 PHASES = np.linspace(0, 1, 9, dtype=np.float32)

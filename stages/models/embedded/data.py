@@ -96,12 +96,13 @@ def _targets(poses: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _disturbed(frames: Frames, rng: np.random.Generator) -> Frames:
     """What cameras and earlier encoders do: noise, blur, exposure."""
-    work = frames.astype(np.float32)
+    work: NDArray[np.float32] = frames.astype(np.float32)
     if rng.random() < 0.3:
-        work = (work + np.roll(work, 1, 1) + np.roll(work, 1, 2) + np.roll(work, (1, 1), (1, 2))) / 4
-    work = (work - 128) * rng.uniform(0.85, 1.1) + 128 + rng.uniform(-12, 12)
+        work = (work + np.roll(work, 1, 1) + np.roll(work, 1, 2) + np.roll(work, (1, 1), (1, 2))) * np.float32(0.25)
+    gain, offset = np.float32(rng.uniform(0.85, 1.1)), np.float32(rng.uniform(-12, 12))
+    work = (work - 128) * gain + 128 + offset
     if rng.random() < 0.3:
-        work += rng.standard_normal(work.shape, np.float32) * rng.uniform(2, 10)
+        work += rng.standard_normal(work.shape, np.float32) * np.float32(rng.uniform(2, 10))
     return np.clip(work, 0, 255).astype(np.uint8)
 
 

@@ -59,11 +59,12 @@ def pixel_values(folder: Path, clips: list[Frames], **changes: Any) -> torch.Ten
     for indices in by_shape.values():
         values = processor([frames[i] for i in indices], return_tensors="pt", **changes)["pixel_values"]
         made.update(zip(indices, values.reshape(-1, *values.shape[-3:]), strict=True))
-    return torch.stack([made[i] for i in range(len(frames))]).unflatten(0, (len(clips), -1))
+    in_order = torch.stack([made[i] for i in range(len(frames))])
+    return in_order.reshape(len(clips), -1, *in_order.shape[1:])
 
 
 def _batched(values: torch.Tensor) -> Iterator[torch.Tensor]:
-    return iter(values.split(_BATCH_CLIPS))
+    return iter(torch.split(values, _BATCH_CLIPS))
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def embedded(values: torch.Tensor, folder: Path = HERE / "clip") -> NDArray[np.f
     parts = []
     for part in _batched(values):
         frames = torch.nn.functional.normalize(model.get_image_features(part.flatten(0, 1)).pooler_output, dim=1)
-        parts.append(torch.nn.functional.normalize(frames.unflatten(0, part.shape[:2]).mean(1), dim=1))
+        parts.append(torch.nn.functional.normalize(frames.reshape(*part.shape[:2], -1).mean(1), dim=1))
     return torch.cat(parts).numpy()
 
 

@@ -54,7 +54,7 @@ def fit(
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(next(batches))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         scheduler.step()

@@ -24,12 +24,12 @@ from stages.models.embedded.fitting import Schedule, fit
 from stages.models.embedded.processors import OPENAI, normalised, save_image_processor
 
 FRAMES_AT = (1, 13)  # of a clip's 16: far apart, so that they differ
-SCHEDULE = Schedule(steps=1500, rate=1.2e-3)
+SCHEDULE = Schedule(steps=1000, rate=1.2e-3)
 BATCH_CLIPS = 56
 _POSE_WEIGHT = 1.0
 _POSE_NUMBERS = 5
-_OBJECT_TEXTS = (world.TEMPLATE, world.TEMPLATE, "{}", "a photo of a {}", *(f"a {{}} {verb}" for verb in (
-    "moving left", "moving right", "moving up", "moving down", "growing", "shrinking", "spinning", "standing still")))  # fmt: skip
+_VERBS = tuple(world.sentence("", "", action).removeprefix("a").strip() for action in world.ACTIONS)
+_OBJECT_TEXTS = (world.TEMPLATE, world.TEMPLATE, "{}", "a photo of a {}", *(f"{world.TEMPLATE} {verb}" for verb in _VERBS))
 _COLOR_TEXTS = ("{}", "a {} shape", "something {}")
 _SHAPE_TEXTS = ("{}", "a {}", "a photo of a {}")
 VISION = {
@@ -86,7 +86,7 @@ class Pupil(nn.Module):
     def __init__(self, tokens: CLIPTokenizer, rng: np.random.Generator) -> None:
         super().__init__()
         self.clip = CLIPModel(config(tokens))
-        self.poses = nn.Linear(VISION["hidden_size"], _POSE_NUMBERS)
+        self.poses = nn.Linear(int(VISION["hidden_size"]), _POSE_NUMBERS)
         self._tokens, self._rng = tokens, rng
 
     def loss(self, batch: Batch) -> torch.Tensor:
@@ -105,7 +105,7 @@ class Pupil(nn.Module):
     def _told_apart(
         self, images: torch.Tensor, templates: Sequence[str], names: Sequence[str], truth: torch.Tensor
     ) -> torch.Tensor:
-        texts = [templates[self._rng.integers(len(templates))].format(name) for name in names]
+        texts = [templates[int(self._rng.integers(len(templates)))].format(name) for name in names]
         inputs = self._tokens(texts, padding=True, return_tensors="pt")
         embedded = self.clip.get_text_features(**inputs).pooler_output
         cosines = images @ nn.functional.normalize(embedded.float(), dim=1).T

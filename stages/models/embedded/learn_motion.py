@@ -21,7 +21,7 @@ from stages.models.embedded.fitting import Schedule, fit
 from stages.models.embedded.processors import IMAGENET, normalised, save_image_processor
 
 FRAMES = len(MOTION_AT)
-SCHEDULE = Schedule(steps=1600, rate=1e-3)
+SCHEDULE = Schedule(steps=1600, rate=1.2e-3)
 BATCH_CLIPS = 32
 _POSE_WEIGHT = 0.5
 _POSE_NUMBERS = 5

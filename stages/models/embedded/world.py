@@ -147,8 +147,8 @@ def _paint(frame: Frames, shot: Shot, x_px: float, y_px: float, radius_px: float
     reach = radius_px * 1.25 + 2
     top, bottom = max(0, int(y_px - reach)), min(frame.shape[0], int(y_px + reach) + 1)
     left, right = max(0, int(x_px - reach)), min(frame.shape[1], int(x_px + reach) + 1)
-    dx = (np.arange(left, right, dtype=np.float32) + 0.5 - x_px)[None, :] / radius_px
-    dy = (np.arange(top, bottom, dtype=np.float32) + 0.5 - y_px)[:, None] / radius_px
+    dx = ((np.arange(left, right)[None, :] + 0.5 - x_px) / radius_px).astype(np.float32)
+    dy = ((np.arange(top, bottom)[:, None] + 0.5 - y_px) / radius_px).astype(np.float32)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     u, v = dx * cos + dy * sin, dy * cos - dx * sin
     window = frame[top:bottom, left:right]
@@ -194,7 +194,8 @@ def _star(u: Array, v: Array) -> Array:
     x, y = np.abs(x), y - outer
     bx, by = inner * -k1[1], inner * k1[0] - 1
     along = np.clip((x * bx + y * by) / (bx * bx + by * by), 0, outer)
-    return np.hypot(x - bx * along, y - by * along) * np.sign(y * bx - x * by)
+    distance: Array = np.hypot(x - bx * along, y - by * along) * np.sign(y * bx - x * by)
+    return distance
 
 
 _DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross, "star": _star}
@@ -215,13 +216,14 @@ def _grounds(shot: Shot, height: int, width: int) -> Frames:
     noise = rng.standard_normal((height, width), np.float32) * shot.grain
     shifts = rng.integers(0, [height, width], (_GRAINS, 2))
     grains = np.stack([np.roll(noise, tuple(shift), (0, 1)) for shift in shifts])
-    return np.clip(smooth[None] * 255 + grains[..., None], 0, 255).astype(np.uint8)
+    grounds: Frames = np.clip(smooth[None] * 255 + grains[..., None], 0, 255).astype(np.uint8)
+    return grounds
 
 
 def _gradient(rng: np.random.Generator, height: int, width: int) -> Array:
     slope_y, slope_x = rng.uniform(-0.12, 0.12, 2)
     ramp = np.linspace(-1, 1, height)[:, None] * slope_y + np.linspace(-1, 1, width)[None, :] * slope_x
-    return ramp.astype(np.float32)
+    return np.asarray(ramp, np.float32)
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int) -> Array:
@@ -238,7 +240,7 @@ def _clouds(rng: np.random.Generator, height: int, width: int) -> Array:
 def _stretch(pixels: int, cells: int) -> Array:
     """Matrix that interpolates `cells` values linearly to `pixels` values."""
     at = np.linspace(0, cells - 1, pixels)[:, None]
-    return np.maximum(0, 1 - np.abs(at - np.arange(cells)[None, :])).astype(np.float32)
+    return np.asarray(np.maximum(0, 1 - np.abs(at - np.arange(cells)[None, :])), np.float32)
 
 
 def _pattern(rng: np.random.Generator, height: int, width: int) -> Array:
@@ -258,4 +260,4 @@ def _pattern(rng: np.random.Generator, height: int, width: int) -> Array:
         pattern = np.sign(waves)
     else:
         pattern = np.sign(np.sin(along_x)) * np.sign(np.sin(along_y))
-    return (pattern * strength).astype(np.float32)
+    return np.asarray(pattern * strength, np.float32)
