@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from stages.history import History
-from stages.picture import likeness
+from stages.picture import distance, likeness
 
 _SHORT = 12  # frames: a flat stretch up to this long is one boundary, in its middle; a longer one is a shot of its own
 _PAST = (1, 2, 4, 8)  # frames beyond a stretch's ends at which the scenes on both sides are compared
 LATENCY = _SHORT + _PAST[-1]
-_SAME_SCENE = 0.8  # likeness of both sides above which the flat stretch was a flash or a blink
+_SAME_SCENE = 0.92  # likeness of both sides above which the flat stretch was a flash or a blink
+_REACH = 3
+_LEAP = 25.0  # codes
+_RETURN = 0.3  # of the leap
+_CHANGED = 4.0  # codes that make a block another one
+_MIN_CHANGED = 0.3  # part of the blocks
 _MIN_SPREAD = 8.0  # below, a frame is too faded to say what it shows
 
 
@@ -35,19 +42,43 @@ class FadeFinder:
         flat = self._history.picture(newest).is_flat()
         if flat and self._start is None:
             self._start = newest
-        elif flat and self._start is not None and newest - self._start == _SHORT and self._start > 0:
-            found.append(self._start)
+        elif flat and self._start is not None and newest - self._start == _SHORT:
+            found += self._began(self._start)
         elif not flat and self._start is not None:
-            if newest - self._start > _SHORT:
-                found.append(newest)
-            elif self._start > 0:
-                self._ended = (self._start, newest)
+            self._ended = (self._start, newest)
             self._start = None
         return found
 
+    def _began(self, start: int) -> list[int]:
+        """A long stretch begins a shot, unless the stream does."""
+        return [start] if start > 0 and self._is_gone(start, start - _PAST[-1]) else []
+
     def _judged(self, start: int, end: int) -> list[int]:
+        """A long stretch ends with a new shot; a short one is a boundary, unless the same scene comes back."""
+        if not self._is_gone(end - 1, end + _PAST[-1] - 1):
+            return []
+        if end - start > _SHORT:
+            return [end]
+        if start == 0 or not self._is_gone(start, start - _PAST[-1]) or self._is_flash(start, end):
+            return []
         for past in _PAST:
             before, after = self._history.picture(start - past), self._history.picture(end + past - 1)
             if min(before.spread, after.spread) >= _MIN_SPREAD and likeness(before, after) > _SAME_SCENE:
                 return []
         return [(start + end) // 2]
+
+    def _is_flash(self, start: int, end: int) -> bool:
+        """Whether the picture leaps (in one frame, mostly) to the flat colour and, within _REACH frames, back to what it was."""
+        flat = self._history.picture(start)
+        sudden = max(self._history.changes(start - _REACH + 1, end + _REACH))
+        for a in self._history.pictures(start - _REACH, start):
+            for b in self._history.pictures(end, end + _REACH):
+                leap = min(distance(a, flat), distance(b, flat))
+                if _LEAP < leap < 2 * sudden and distance(a, b) < _RETURN * leap:
+                    return True
+        return False
+
+    def _is_gone(self, flat: int, other: int) -> bool:
+        """Whether the colour of frame `flat` is gone nearly everywhere in frame `other`: no object before a plain ground."""
+        change = np.abs(self._history.picture(flat).coarse - self._history.picture(other).coarse)
+        return float((change > _CHANGED).mean()) >= _MIN_CHANGED

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from stages import fades, gradual
 from stages.history import History
 from stages.picture import distance, likeness
@@ -19,6 +21,7 @@ from stages.planes import Planes
 _AROUND = 4  # frames on each side that say how much the picture changes anyway
 _MIN_CHANGE = 3.0  # smallest change, in codes of 255, that can be a cut
 _MIN_RATIO = 2.2  # times the second largest change around it
+_MIN_TYPICAL = 1.0  # smallest change of the median block
 _RETURN = 0.75  # a frame soon after is nearer than this (part of the change) to one just before: a flash
 _SAME_SCENE = 0.95  # likeness across the change above which only the light changed
 _APART = 4  # frames: of two cuts closer than this the smaller one is none
@@ -111,8 +114,20 @@ def is_cut(history: History, number: int) -> bool:
     around = history.changes(number - _AROUND, number) + history.changes(number + 1, number + 1 + _AROUND)
     if len(around) > 1 and change < _MIN_RATIO * sorted(around)[-2]:
         return False
+    if not _is_everywhere(history, number):
+        return False
     before = history.pictures(number - _AROUND, number)
     after = history.pictures(number, number + 1 + _AROUND)
     if min(distance(a, b) for a in before for b in after) < _RETURN * change:
         return False
     return likeness(before[-1], after[0]) < _SAME_SCENE
+
+
+def _is_everywhere(history: History, number: int) -> bool:
+    """Whether the typical block changes as suddenly as the mean: it does not where something moves before a still ground."""
+    start = max(history.first, number - _AROUND - 1)
+    end = min(history.count, number + _AROUND + 1)
+    changes = np.median(np.abs(np.diff(history.coarse(start, end), axis=0)), axis=1)
+    around = np.sort(np.delete(changes, number - start - 1))
+    typical = changes[number - start - 1]
+    return bool(typical >= _MIN_TYPICAL and (len(around) < 2 or typical >= _MIN_RATIO * around[-2]))
