@@ -26,21 +26,8 @@ class Disk:
 
     def create(self, path: str, data: bytes) -> None:
         """The object appears whole, or FileExistsError."""
-        with self._temporary(path) as (file, temporary):
+        with self.open_write(path, exclusive=True) as file:
             file.write(data)
-            _sync(file)
-            try:
-                os.link(temporary, path)
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                self._create_without_links(path, data)
-        _sync_folder(Path(path).parent)
-
-    def _create_without_links(self, path: str, data: bytes) -> None:
-        with open(path, "xb") as file:
-            file.write(data)
-            _sync(file)
 
     def write(self, path: str, data: bytes) -> None:
         """The object appears whole, in place of what was there."""
@@ -49,7 +36,7 @@ class Disk:
 
     @contextmanager
     def open_write(self, path: str, exclusive: bool = False) -> Iterator[BinaryIO]:
-        """A file that becomes the object when the block ends without an exception; `exclusive`: FileExistsError at one there."""
+        """A file that becomes the object when the block ends without an exception; `exclusive` as in `create`."""
         with self._temporary(path) as (file, temporary):
             yield file
             _sync(file)

@@ -49,7 +49,7 @@ class Remote:
 
     @contextmanager
     def open_write(self, path: str, exclusive: bool = False) -> Iterator[BinaryIO]:
-        """A file that becomes the object when the block ends without an exception; `exclusive`: FileExistsError at one there."""
+        """A file that becomes the object when the block ends without an exception; `exclusive` as in `create`."""
         file = io.BytesIO()
         yield file
         (self.create if exclusive else self.write)(path, file.getvalue())
@@ -108,7 +108,7 @@ class S3(Remote):
             try:
                 self.filesystem.pipe_file(path, data, mode="create")
             except OSError as error:
-                if _code(error) not in ("ConditionalRequestConflict", "409") or not left:
+                if not left or not _is_conflict(error):
                     raise
             else:
                 return
@@ -119,14 +119,7 @@ class S3(Remote):
         file = self.filesystem.open(path, "xb" if exclusive else "wb", block_size=PART_BYTES)
         try:
             yield cast(BinaryIO, file)
-            try:
-                file.close()
-            except OSError as error:
-                if not (exclusive and refuses_conditions(error)):
-                    raise
-                file.mode = "wb"
-                file.commit()  # what it holds is still there
-                file.closed = True
+            _finish(file)
         except BaseException:
             file.closed = True  # or its finaliser would complete the upload
             file.discard()
@@ -181,9 +174,30 @@ def s3_pages(s3: Any, folder: str, recursive: bool = True, starts_with: str = ""
         token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
+def _finish(file: Any) -> None:
+    """Completes an upload; on a conflict (409) once more, and without its condition where the store knows none."""
+    finish = file.close
+    for left in reversed(range(_CONFLICT_TRIES)):
+        try:
+            finish()
+        except OSError as error:
+            if refuses_conditions(error):
+                file.mode = "wb"
+            elif not left or not _is_conflict(error):
+                raise
+            finish = file.commit  # all its parts are in the store already
+        else:
+            file.closed = True
+            return
+
+
 def refuses_conditions(error: OSError) -> bool:
     """Whether the store said that it does not implement conditional writes."""
     return error.errno == errno.ENOSYS or _code(error) == "NotImplemented"
+
+
+def _is_conflict(error: OSError) -> bool:
+    return _code(error) in ("ConditionalRequestConflict", "409")
 
 
 def _code(error: BaseException) -> str:
