@@ -1,0 +1,195 @@
+"""The decode stage: units of videos in, clips with their kept frames out, one pass, one end row for every unit."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from schemas.config import ClipsConfig
+from schemas.errors import BadVideo, ErrorCode
+from schemas.identity import clip_id
+from schemas.rows import CLIP_ROW, UNIT_ROW, conform, rows_table
+from stages.clipper import Clipper, Draft
+from stages.media import Media, open_media
+from stages.quality import look_at
+from stages.reader import Reader, Span
+from stages.sample import RgbConverter, rotation_of, union
+from stages.sources import check_unchanged, open_source
+from stages.watchdog import Watchdog, cap_memory
+
+FLUSH_CLIPS = 16
+FLUSH_BYTES = 32 << 20  # of kept frames
+Row = dict[str, Any]
+Open = Callable[[str, int | None, str | None, datetime | None], BinaryIO]
+Check = Callable[[str, int | None, str | None, datetime | None], None]
+
+
+@dataclass
+class _Report:
+    """What a unit's end row will say."""
+
+    clips: int = 0
+    error: BadVideo | None = None
+    media: Media | None = None
+    reader: Reader | None = None
+    width: int | None = None  # upright
+    height: int | None = None
+    rotation_deg: int | None = None
+    first_s: float | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    cpu_s: float = 0.0
+
+    def end(self) -> Row:
+        """The `end` struct. A field that is not known is null."""
+        facts = None if self.media is None else self.media.facts
+        reader = self.reader
+        decoded_s = 0.0 if reader is None or self.first_s is None else max(0.0, reader.end_s - self.first_s)
+        return {
+            "clips": self.clips,
+            "error_code": None if self.error is None else self.error.code.value,
+            "error_message": None if self.error is None else self.error.message,
+            "container": facts and facts.container,
+            "codec": facts and facts.codec,
+            "width": self.width,
+            "height": self.height,
+            "rotation_deg": self.rotation_deg,
+            "duration_s": facts and facts.duration_s,
+            "has_audio": facts and facts.has_audio,
+            "frames": 0 if reader is None else reader.frames_read,
+            "lost_packets": 0 if reader is None else reader.lost_packets,
+            "decoded_s": decoded_s,
+            "started_at": self.started_at,
+            "decode_cpu_s": self.cpu_s,
+        }
+
+
+class Decode:
+    """Units (UNIT_ROW) in, tables of CLIP_ROW out: each unit's clips in order, then its end row.
+
+    `frame_counts` says, for each fingerprint that may be due, how many frames of a clip that model sees; a clip's frames are
+    the union over what is due. A unit that takes longer than `unit_deadline_s` ends with `deadline`, and where it hangs, its
+    process ends with watchdog.EXIT_DEADLINE. `worker_memory_bytes`: what this *process* may allocate from now on; None: no cap.
+    A video's trouble is in its end row; anything else that is raised is a bug of ours.
+    """
+
+    def __init__(
+        self,
+        clips: ClipsConfig,
+        frame_counts: Mapping[str, int],
+        unit_deadline_s: float,
+        worker_memory_bytes: int | None = None,
+        *,
+        open_file: Open = open_source,
+        check_file: Check = check_unchanged,
+        watchdog: Watchdog | None = None,
+    ) -> None:
+        self._clips = clips
+        self._fingerprint = clips.fingerprint()
+        self._frame_counts = dict(frame_counts)
+        self._open_file = open_file
+        self._check_file = check_file
+        self._watchdog = watchdog or Watchdog(unit_deadline_s)
+        self._converter = RgbConverter(clips.short_side)
+        if worker_memory_bytes is not None:
+            cap_memory(worker_memory_bytes)
+
+    def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
+        """Tables of at most FLUSH_CLIPS clips or about FLUSH_BYTES of frames, as they are done."""
+        for unit in conform(units, UNIT_ROW).to_pylist():
+            yield from self._metered(unit)
+
+    def _metered(self, unit: Row) -> Iterator[pa.Table]:
+        """The unit's tables; its clocks stand while a table is with the consumer."""
+        report = _Report()
+        base = {**unit, "attempt": uuid.uuid4().hex}
+        tables = self._unit(base, report)
+        self._watchdog.start(f"{unit['uri']} unit {unit['unit']}")
+        more = True
+        while more:
+            self._watchdog.resume()
+            cpu_s = time.thread_time()
+            try:
+                table = next(tables, None)
+            finally:
+                report.cpu_s += time.thread_time() - cpu_s
+                self._watchdog.pause()
+            if table is not None:
+                yield table
+            more = table is not None
+        yield rows_table([{**base, "row": report.clips, "end": report.end()}], CLIP_ROW)
+
+    def _unit(self, base: Row, report: _Report) -> Iterator[pa.Table]:
+        """Tables of the unit's clips; `report` says how it went."""
+        source = (base["uri"], base["size_bytes"], base["etag"], base["modified_at"])
+        rows: list[Row] = []
+        held_bytes = 0
+        try:
+            with self._open_file(*source) as file, open_media(file, self._clips.limits) as media:
+                report.media = media
+                for row in self._clip_rows(base, media, report):
+                    rows.append(row)
+                    held_bytes += len(row["frames"] or b"")
+                    report.clips += 1
+                    if len(rows) >= FLUSH_CLIPS or held_bytes >= FLUSH_BYTES:
+                        yield rows_table(rows, CLIP_ROW)
+                        rows, held_bytes = [], 0
+                assert report.reader is not None
+                report.error = report.reader.trouble()
+            self._check_file(*source)
+        except BadVideo as error:
+            report.error = error
+        except MemoryError:
+            report.error = BadVideo(ErrorCode.MEMORY, "the video wants more memory than a worker may have")
+        if rows:
+            yield rows_table(rows, CLIP_ROW)
+
+    def _clip_rows(self, base: Row, media: Media, report: _Report) -> Iterator[Row]:
+        span = Span(base["unit_start_s"], base["unit_end_s"], base["origin_s"])
+        reader = report.reader = Reader(media, self._clips.limits, span, self._watchdog.check)
+        clipper = Clipper(self._clips, "start" if span.start_s is None else "unit")
+        counts = [self._frame_counts[entry] for entry in base["due"] if entry in self._frame_counts]
+        number = 0
+        for time_s, frame in reader.frames():
+            if report.first_s is None:
+                report.first_s = time_s
+                report.rotation_deg = rotation_of(frame)
+                turned = report.rotation_deg % 180 == 90
+                report.width, report.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
+            for draft in clipper.push(time_s, frame):
+                yield self._clip_row(base, draft, counts, report, number)
+                number += 1
+        for draft in clipper.finish(reader.end_s):
+            yield self._clip_row(base, draft, counts, report, number)
+            number += 1
+
+    def _clip_row(self, base: Row, draft: Draft, counts: list[int], report: _Report, number: int) -> Row:
+        kept = union(draft.times_s, draft.start_s, draft.end_s, counts)
+        quality = look_at(draft.times_s, draft.frames, draft.start_s, draft.end_s, draft.motion)
+        row = {
+            **base,
+            "row": number,
+            "clip_id": clip_id(base["video_id"], self._fingerprint, draft.start_s),
+            "start_s": draft.start_s,
+            "end_s": draft.end_s,
+            "boundary": draft.boundary,
+            "width": report.width,
+            "height": report.height,
+            "fps": draft.fps,
+            "frame_times_s": [draft.times_s[index] for index in kept],
+            "motion": quality.motion,
+            "brightness": quality.brightness,
+            "contrast": quality.contrast,
+            "sharpness": quality.sharpness,
+            "frame_count": len(kept),
+            "frames": None,
+        }
+        if kept:
+            rgb = self._converter.convert([draft.frames[index] for index in kept], report.rotation_deg or 0)
+            row |= {"frames": rgb.data.cast("B"), "frame_height": rgb.shape[1], "frame_width": rgb.shape[2]}
+        return row

@@ -1,0 +1,106 @@
+"""How a clip looks, from what decoding has in hand anyway: motion of every frame, the rest of a few frames at full detail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import av
+import numpy as np
+
+from stages.planes import Planes, planes
+from stages.sample import union
+
+LOOKED_AT = 8  # frames of a clip, at its mid-bins, that brightness, contrast and sharpness are measured on
+_ROWS = 64  # pairs of neighbouring rows of such a frame
+_UNIT = 1 << 24  # motion is summed as whole multiples of 1/_UNIT, so that no order of adding changes it
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of a clip; see `clips` in schemas/tables.py for what each means. `motion` is None for a clip of one frame."""
+
+    motion: float | None
+    brightness: float
+    contrast: float
+    sharpness: float
+
+
+class MotionMeter:
+    """Change of luma from each frame to the next."""
+
+    def __init__(self) -> None:
+        self._last: np.ndarray | None = None
+
+    def push(self, frame: Planes) -> int | None:
+        """Mean absolute difference to the frame before, of the range from black to white, in 1/_UNIT.
+
+        None where there is nothing to compare with: the first frame, or one of another size.
+        """
+        luma = frame.luma[::2]
+        last, self._last = self._last, luma
+        if last is None or last.shape != luma.shape:
+            return None
+        change = int((np.maximum(last, luma) - np.minimum(last, luma)).sum(dtype=np.uint32))
+        return min(_UNIT, change * _UNIT // (luma.size * (frame.white - frame.black)))
+
+
+def mean_motion(total: int, pairs: int) -> float | None:
+    """Mean of `pairs` measurements of a MotionMeter whose sum is `total`: 0 (frozen) to 1; None where there are none."""
+    return total / pairs / _UNIT if pairs else None
+
+
+def look_at(
+    times_s: Sequence[float], frames: Sequence[av.VideoFrame], start_s: float, end_s: float, motion: float | None
+) -> Quality:
+    """Quality of the clip [start_s, end_s) from its candidate frames."""
+    looks = [_look(frames[index]) for index in union(times_s, start_s, end_s, [LOOKED_AT])]
+    brightness, contrast, sharpness = (float(value) for value in np.mean(looks, axis=0))
+    return Quality(motion, brightness, contrast, sharpness)
+
+
+def _look(frame: av.VideoFrame) -> tuple[float, float, float]:
+    """Brightness, contrast and sharpness of a frame, each as a part of the range from black to white."""
+    small = planes(frame)
+    span = small.white - small.black
+    luma = small.luma.astype(np.float32)
+    brightness = min(max((float(luma.mean()) - small.black) / span, 0.0), 1.0)
+    return brightness, min(float(luma.std()) / span, 0.5), min(_edges(frame, small.luma) / span, 1.0)
+
+
+def _edges(frame: av.VideoFrame, small: np.ndarray) -> float:
+    """Mean absolute difference of samples that are neighbours in a row or a column, in codes of 255."""
+    place = _luma_place(frame.format.name)
+    if place is None:  # packed or exotic: the small picture has to do
+        first, second = small[:-1].astype(np.int16), small[1:].astype(np.int16)
+    else:
+        plane: Any = frame.planes[0]
+        dtype, shift = place
+        line = plane.line_size // dtype.itemsize
+        if line < plane.width or plane.height < 2:
+            return 0.0
+        samples: np.ndarray = np.frombuffer(plane, dtype, count=line * plane.height).reshape(plane.height, line)[
+            :, : plane.width
+        ]
+        step = max(2, plane.height // _ROWS)
+        first = (samples[: plane.height - 1 : step] >> shift).astype(np.int16)
+        second = (samples[1::step] >> shift).astype(np.int16)[: len(first)]
+    if first.size == 0 or first.shape[1] < 2:
+        return 0.0
+    return float(np.abs(first - second).mean() + np.abs(np.diff(first, axis=1)).mean()) / 2
+
+
+@lru_cache(maxsize=256)
+def _luma_place(format_name: str) -> tuple[np.dtype[Any], int] | None:
+    """Type of the samples of the first plane and how far to shift them to 8 bits, where that plane is luma alone."""
+    video_format = av.VideoFormat(format_name)
+    luma = video_format.components[0]
+    alone = all(component.plane != luma.plane for component in video_format.components[1:])
+    if not luma.is_luma or not alone or luma.plane or format_name.endswith("be") or not 8 <= luma.bits <= 16:
+        return None
+    if luma.bits == 8:
+        return np.dtype(np.uint8), 0
+    padded_high = format_name.startswith("p")  # p010 and its like keep their bits at the top of 16
+    return np.dtype("<u2"), 8 if padded_high else luma.bits - 8

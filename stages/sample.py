@@ -1,0 +1,142 @@
+"""Which frames of a clip are kept, and how they become RGB.
+
+A clip's end is not known while it decodes, so a `Sampler` keeps references to evenly spaced frames, ever sparser, in bounded
+memory; at the end each model gets those nearest to the mid-bins of the clip. What a sampler keeps depends on nothing but how
+many frames the clip has: not on what follows, not on the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from schemas.errors import BadVideo, ErrorCode
+
+CANDIDATE_BYTES = 64 << 20  # decoded frames that one sampler may hold, within the two bounds below
+MIN_CANDIDATES = 16
+MAX_CANDIDATES = 64
+MAX_ASPECT = 8.0  # a longer side is shortened to this many short sides: no thread-like picture asks for gigabytes
+_UNSPECIFIED = 2  # colour matrix, in FFmpeg's numbering
+_HD_ROWS = 720  # pictures as high as this are BT.709 where they do not say
+
+
+def frame_times_s(start_s: float, end_s: float, count: int) -> np.ndarray:
+    """Middles of `count` equal parts of [start_s, end_s): float64, shape (count,), seconds."""
+    edges_s = np.linspace(start_s, end_s, count + 1)
+    middles: np.ndarray = (edges_s[:-1] + edges_s[1:]) / 2
+    return middles
+
+
+def choose(kept_times_s: np.ndarray, start_s: float, end_s: float, count: int) -> np.ndarray:
+    """Which of the kept frames stand for the clip's `count` mid-bins: int64, shape (count,), not falling.
+
+    `kept_times_s` grows, is not empty, and may hold frames kept for others. Of two frames equally near the earlier one is
+    taken; a frame is taken more than once where a clip has fewer frames than bins.
+    """
+    times_s = np.asarray(kept_times_s, np.float64)
+    middles_s = frame_times_s(start_s, end_s, count)
+    after = np.clip(np.searchsorted(times_s, middles_s), 0, len(times_s) - 1)
+    before = np.maximum(after - 1, 0)
+    is_before = middles_s - times_s[before] <= times_s[after] - middles_s
+    return np.where(is_before, before, after).astype(np.int64)
+
+
+def union(times_s: Sequence[float], start_s: float, end_s: float, counts: Iterable[int]) -> list[int]:
+    """Indices into `times_s` of all frames that any of `counts` chooses, growing."""
+    known = np.asarray(times_s, np.float64)
+    chosen = [choose(known, start_s, end_s, count) for count in sorted(set(counts))]
+    return [int(index) for index in np.unique(np.concatenate(chosen))] if chosen else []
+
+
+def candidates_of(frame: av.VideoFrame) -> int:
+    """How many frames like this one a sampler may hold: decided by their size alone."""
+    frame_bytes = sum(plane.buffer_size for plane in frame.planes) or 1
+    return min(max(CANDIDATE_BYTES // frame_bytes, MIN_CANDIDATES), MAX_CANDIDATES)
+
+
+class Sampler:
+    """Every n-th frame from a clip's first one, n a power of two that grows so that at most `capacity` frames are held."""
+
+    __slots__ = ("_capacity", "_count", "_mask", "frames", "times_s")
+
+    def __init__(self, capacity: int) -> None:
+        self.times_s: list[float] = []
+        self.frames: list[av.VideoFrame] = []
+        self._capacity = capacity
+        self._mask = 0  # n - 1
+        self._count = 0
+
+    def push(self, time_s: float, frame: av.VideoFrame) -> None:
+        """Takes the clip's next frame."""
+        if not self._count & self._mask:
+            self.times_s.append(time_s)
+            self.frames.append(frame)
+            if len(self.frames) > self._capacity:
+                del self.times_s[1::2]
+                del self.frames[1::2]
+                self._mask = 2 * self._mask + 1
+        self._count += 1
+
+
+class RgbConverter:
+    """Frames to upright RGB of one size: bicubic, by the colours that each frame declares. One per thread."""
+
+    def __init__(self, short_side: int) -> None:
+        self._short_side = short_side
+        self._scaler = VideoReformatter()
+
+    def convert(self, frames: Sequence[av.VideoFrame], rotation_deg: int) -> np.ndarray:
+        """uint8, shape (len(frames), height, width, 3), of the first frame's aspect, turned clockwise by `rotation_deg`.
+
+        BadVideo(UNSUPPORTED_CODEC) for a pixel format that cannot be converted, MEMORY.
+        """
+        width, height = kept_size(frames[0].width, frames[0].height, self._short_side)
+        turns = -(rotation_deg // 90) % 4  # counter-clockwise quarters, as NumPy counts
+        shape = (width, height) if turns % 2 else (height, width)
+        out = np.empty((len(frames), *shape, 3), np.uint8)
+        for index, frame in enumerate(frames):
+            out[index] = np.rot90(self._rgb(frame, width, height), turns)
+        return out
+
+    def _rgb(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        """A view, (height, width, 3), of a frame that lives as long as the view."""
+        try:
+            rgb = self._scaler.reformat(
+                frame,
+                width,
+                height,
+                "rgb24",
+                src_colorspace=_matrix(frame),
+                dst_color_range=ColorRange.JPEG,
+                interpolation=Interpolation.BICUBIC,
+                threads=1,
+            )
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            code = ErrorCode.MEMORY if isinstance(error, MemoryError) else ErrorCode.UNSUPPORTED_CODEC
+            raise BadVideo(code, f"frames of pixel format {frame.format.name} do not become RGB: {error}") from error
+        plane: Any = rgb.planes[0]
+        rows: np.ndarray = np.frombuffer(plane, np.uint8, count=plane.line_size * height).reshape(height, plane.line_size)
+        return rows[:, : 3 * width].reshape(height, width, 3)
+
+
+def kept_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) of a kept frame, unrotated: the shorter side is `short_side`, the aspect is kept up to MAX_ASPECT."""
+    aspect = min(max(width, height) / min(width, height), MAX_ASPECT)
+    long_side = round(short_side * aspect)
+    return (long_side, short_side) if width >= height else (short_side, long_side)
+
+
+def rotation_of(frame: av.VideoFrame) -> int:
+    """Clockwise turn that stands the frame upright: 0, 90, 180 or 270."""
+    return int(-round(frame.rotation / 90) * 90 % 360)
+
+
+def _matrix(frame: av.VideoFrame) -> int | None:
+    """The colour matrix to assume (None: as the frame says), as players do: by height where nothing is said."""
+    if frame.colorspace != _UNSPECIFIED:
+        return None
+    return int(Colorspace.ITU709 if frame.height >= _HD_ROWS else Colorspace.ITU601)

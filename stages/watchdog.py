@@ -1,0 +1,104 @@
+"""What ends a decoder that does not end by itself: a deadline by thread, a cap on memory by the kernel."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from schemas.errors import BadVideo, ErrorCode
+
+EXIT_DEADLINE = 75  # status of a worker that was ended past a unit's deadline
+_GRACE_FACTOR = 1.25  # of the deadline, and
+_GRACE_S = 10.0  # what decoding gets on top to return to Python, where it ends in order
+_log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Counts the time that a unit is being worked on, which leaves out the time its consumer takes between two tables.
+
+    `check` raises BadVideo(DEADLINE) past the deadline. Where Python does not get to call it, because FFmpeg or a read hangs,
+    a daemon thread calls `end` after some grace: by default the process exits at once with EXIT_DEADLINE.
+    """
+
+    def __init__(
+        self,
+        deadline_s: float,
+        grace_s: float | None = None,
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._deadline_s = deadline_s
+        self._grace_s = deadline_s * (_GRACE_FACTOR - 1) + _GRACE_S if grace_s is None else grace_s
+        self._end = end
+        self._used_s = 0.0
+        self._running_since: float | None = None
+        self._what = ""
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def start(self, what: str) -> None:
+        """A new unit, called `what` in the log; its time starts with `resume`."""
+        with self._changed:
+            self._used_s, self._running_since, self._what = 0.0, None, what
+
+    def resume(self) -> None:
+        """The unit is worked on from now."""
+        with self._changed:
+            self._running_since = time.monotonic()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="clipmill-watchdog", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def pause(self) -> None:
+        """The unit is not worked on from now; also when it is done."""
+        with self._changed:
+            if self._running_since is not None:
+                self._used_s += time.monotonic() - self._running_since
+                self._running_since = None
+
+    def check(self) -> None:
+        """Raises BadVideo(DEADLINE) when the unit's time is up. Cheap: called for every packet."""
+        since = self._running_since
+        if since is not None and self._used_s + time.monotonic() - since > self._deadline_s:
+            raise BadVideo(ErrorCode.DEADLINE, f"not decoded within {self._deadline_s:g} s")
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                if self._running_since is None:
+                    self._changed.wait()
+                    continue
+                left_s = self._deadline_s + self._grace_s - self._used_s - (time.monotonic() - self._running_since)
+                if left_s > 0:
+                    self._changed.wait(left_s)
+                    continue
+                _log.error("decoding hangs, ending this worker: %s", self._what)
+                sys.stderr.flush()
+                self._end(EXIT_DEADLINE)
+                self._running_since = None  # only where `end` returns
+
+
+def cap_memory(extra_bytes: int) -> None:
+    """Lets this process allocate about `extra_bytes` more than it has now; beyond that allocations fail (Linux).
+
+    The soft limit of RLIMIT_DATA, relative to what is mapped: libraries map a lot before any video is opened. Shared memory,
+    such as an object store's, is not counted.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = _data_bytes() + extra_bytes
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _data_bytes() -> int:
+    """Private writable memory of this process, as RLIMIT_DATA counts it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmData in /proc/self/status")
