@@ -68,7 +68,7 @@ class FadeFinder:
         return [(start + end) // 2]
 
     def _is_flash(self, start: int, end: int) -> bool:
-        """Whether the picture leaps (in one frame, mostly) to the flat colour and, within _REACH frames, back to what it was."""
+        """Whether the picture leaps, mostly in one frame, to the flat colour and, within _REACH frames, back to what it was."""
         flat = self._history.picture(start)
         sudden = max(self._history.changes(start - _REACH + 1, end + _REACH))
         for a in self._history.pictures(start - _REACH, start):

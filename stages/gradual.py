@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.history import History
-from stages.picture import Picture, likeness
+from stages.picture import LUMA_BLOCKS, Picture, likeness
 
 LENGTHS = (6, 11, 16, 21, 26)  # frames from the last of the old scene to the first of the new one
 _LEVEL = 5  # level frames wanted on both sides
@@ -94,7 +94,9 @@ def is_dissolve(pictures: Sequence[Picture]) -> bool:
     change = np.abs(a - b).mean()
     if np.abs(m - (1 - share) * a - share * b).mean() > _MAX_MIX * change:
         return False
-    if float((np.abs(old.coarse - new.coarse) > _CHANGED).mean()) < _MIN_CHANGED:
+    blocks = new.coarse - old.coarse
+    blocks[:LUMA_BLOCKS] -= np.median(blocks[:LUMA_BLOCKS])  # a change of light is none
+    if float((np.abs(blocks) > _CHANGED).mean()) < _MIN_CHANGED:
         return False
     return likeness(old, new) < _MAX_LIKENESS and not old.is_flat() and not new.is_flat()
 

@@ -11,7 +11,8 @@ from stages.planes import Planes
 
 COARSE_LUMA = (9, 16)  # blocks
 COARSE_CHROMA = (5, 8)
-BLOCKS = COARSE_LUMA[0] * COARSE_LUMA[1] + 2 * COARSE_CHROMA[0] * COARSE_CHROMA[1]
+LUMA_BLOCKS = COARSE_LUMA[0] * COARSE_LUMA[1]  # come first in `Picture.coarse`
+BLOCKS = LUMA_BLOCKS + 2 * COARSE_CHROMA[0] * COARSE_CHROMA[1]
 _CHROMA_WEIGHT = 1.5  # colour differences are smaller in codes than they look
 
 
@@ -31,7 +32,7 @@ class Picture:
 
     def is_flat(self) -> bool:
         """Whether this is one plain colour: black, white, or between two scenes."""
-        blocks = self.coarse[: COARSE_LUMA[0] * COARSE_LUMA[1]]
+        blocks = self.coarse[:LUMA_BLOCKS]
         if float(blocks.max() - blocks.min()) > 8.0:
             return False
         return self.spread < 3.0 and float(self.chroma.std(axis=(1, 2)).max()) < 3.0
@@ -53,7 +54,24 @@ def distance(a: Picture, b: Picture) -> float:
 
 def likeness(a: Picture, b: Picture) -> float:
     """Correlation of the lumas, -1 to 1: blind to brightness and contrast, so a flash or a fade leaves it high."""
-    x, y = (p.luma.astype(np.float32).ravel() for p in (a, b))
+    return _correlation(a.luma, b.luma)
+
+
+def shifted_likeness(a: Picture, b: Picture) -> float:
+    """The best likeness of what both show when one is shifted against the other, by up to a seventh of the picture."""
+    x, y = a.luma[::2, ::2], b.luma[::2, ::2]
+    rows, columns = x.shape
+    best = likeness(a, b)
+    for down in range(-(rows // 7), rows // 7 + 1):
+        for right in range(-(columns // 7), columns // 7 + 1):
+            part = x[max(0, down) : rows + min(0, down), max(0, right) : columns + min(0, right)]
+            other = y[max(0, -down) : rows - max(0, down), max(0, -right) : columns - max(0, right)]
+            best = max(best, _correlation(part, other))
+    return best
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    x, y = (values.astype(np.float32).ravel() for values in (a, b))
     x, y = x - x.mean(), y - y.mean()
     return float(np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y) + 1e-3))
 

@@ -9,21 +9,25 @@ one frame differs from the next, whatever the time between them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from stages import fades, gradual
 from stages.history import History
-from stages.picture import distance, likeness
+from stages.picture import Picture, distance, likeness, shifted_likeness
 from stages.planes import Planes
 
 _AROUND = 4  # frames on each side that say how much the picture changes anyway
 _MIN_CHANGE = 3.0  # smallest change, in codes of 255, that can be a cut
-_MIN_RATIO = 2.2  # times the second largest change around it
+_MIN_LEAP = 2.2  # times the second largest change around it
+_MIN_LEAP_UNLIKE = 1.4  # the same, for frames that are
+_UNLIKE = 0.25  # less like each other than this, and by this much less than those around them
 _MIN_TYPICAL = 1.0  # smallest change of the median block
 _RETURN = 0.75  # a frame soon after is nearer than this (part of the change) to one just before: a flash
-_SAME_SCENE = 0.95  # likeness across the change above which only the light changed
+_SAME_SCENE = 0.93  # likeness across the change above which only the light changed, or the camera was pushed
+_MAYBE_SAME = 0.5  # likeness below which no push is looked for
 _APART = 4  # frames: of two cuts closer than this the smaller one is none
 
 LATENCY = 24  # frames after which no boundary is reported any more
@@ -108,26 +112,39 @@ class ShotDetector:
 
 def is_cut(history: History, number: int) -> bool:
     """Whether a shot begins with frame `number`; wants _AROUND frames after it."""
-    change = history.change(number)
-    if change < _MIN_CHANGE:
-        return False
-    around = history.changes(number - _AROUND, number) + history.changes(number + 1, number + 1 + _AROUND)
-    if len(around) > 1 and change < _MIN_RATIO * sorted(around)[-2]:
-        return False
-    if not _is_everywhere(history, number):
+    if history.change(number) < _MIN_CHANGE or not _stands_out(history, number):
         return False
     before = history.pictures(number - _AROUND, number)
     after = history.pictures(number, number + 1 + _AROUND)
-    if min(distance(a, b) for a in before for b in after) < _RETURN * change:
+    if min(distance(a, b) for a in before for b in after) < _RETURN * history.change(number):
         return False
-    return likeness(before[-1], after[0]) < _SAME_SCENE
+    alike = likeness(before[-1], after[0])
+    return alike < _MAYBE_SAME or shifted_likeness(before[-1], after[0]) < _SAME_SCENE
 
 
-def _is_everywhere(history: History, number: int) -> bool:
-    """Whether the typical block changes as suddenly as the mean: it does not where something moves before a still ground."""
-    start = max(history.first, number - _AROUND - 1)
-    end = min(history.count, number + _AROUND + 1)
-    changes = np.median(np.abs(np.diff(history.coarse(start, end), axis=0)), axis=1)
-    around = np.sort(np.delete(changes, number - start - 1))
-    typical = changes[number - start - 1]
-    return bool(typical >= _MIN_TYPICAL and (len(around) < 2 or typical >= _MIN_RATIO * around[-2]))
+def _stands_out(history: History, number: int) -> bool:
+    """Whether the change is a leap among those around it, in the mean and in the typical (median) block.
+
+    The typical block does not leap where something moves before a still ground. In fast motion a smaller leap is enough if
+    the two frames are as unlike as those around them are alike.
+    """
+    start, end = max(history.first, number - _AROUND - 1), min(history.count, number + _AROUND + 1)
+    typical = np.median(np.abs(np.diff(history.coarse(start, end), axis=0)), axis=1)
+    at = number - start - 1
+    if typical[at] < _MIN_TYPICAL:
+        return False
+    leap = min(_leap(history.changes(start + 1, end), at), _leap(typical.tolist(), at))
+    if leap >= _MIN_LEAP:
+        return True
+    return leap >= _MIN_LEAP_UNLIKE and _is_unlike(history.pictures(start, end), at)
+
+
+def _leap(changes: list[float], at: int) -> float:
+    """Change number `at`, times the second largest of the others (a flash may be near)."""
+    around = sorted(changes[:at] + changes[at + 1 :])
+    return changes[at] / max(around[-2], 1e-6) if len(around) > 1 else float("inf")
+
+
+def _is_unlike(pictures: list[Picture], at: int) -> bool:
+    alike = [likeness(a, b) for a, b in pairwise(pictures)]
+    return alike.pop(at) < min(_UNLIKE, min(alike) - _UNLIKE)
