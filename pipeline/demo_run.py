@@ -128,7 +128,7 @@ def too_low(scores: Mapping[str, Any]) -> list[str]:
 
 def _annotations(store: Any) -> pa.Table:
     with query.opened(store) as connection:
-        return connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM annotations ORDER BY uri, start_s").to_arrow_table()
+        return connection.sql(f"SELECT {', '.join(_COLUMNS)} FROM annotations ORDER BY uri, start_s").to_arrow_table()
 
 
 def _said(demo: Mapping[str, Any]) -> str:

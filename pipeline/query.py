@@ -122,7 +122,7 @@ def select(connection: DuckDBPyConnection, sql: str) -> Result:
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise BadRequest("the query should be one SELECT")
-        reader = connection.execute(statements[0]).to_arrow_reader(FETCH_ROWS)
+        reader = connection.sql(sql).to_arrow_reader(FETCH_ROWS)
     except duckdb.Error as error:
         raise BadRequest(f"the query failed: {_reason(error)}") from error
     rows = _rows(reader)
