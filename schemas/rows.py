@@ -119,6 +119,34 @@ CLIP_ROW = pa.schema(
 # As staged: frames have left, everything else stays.
 PART_ROW = pa.schema([f for f in CLIP_ROW if f.name != "frames"])
 
+# What a part holds of one stage entry.
+STAGED = pa.struct(
+    [
+        pa.field("stage", pa.string(), nullable=False),  # classify, embed or caption
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),  # rows that its table gets
+        pa.field("good", pa.int32(), nullable=False),  # clips with an answer
+        pa.field("failed", pa.int32(), nullable=False),  # clips with an error instead
+        pa.field("error_code", pa.string()),  # of the first clip that failed
+        pa.field("error_message", pa.string()),
+    ]
+)
+# A receipt for one staged part: rows first_row..last_row of one attempt at one unit. Stands in the part's footer, too.
+RECEIPT = pa.schema(
+    [
+        *UNIT_FIELDS,
+        pa.field("attempt", pa.string(), nullable=False),
+        pa.field("first_row", pa.int32(), nullable=False),
+        pa.field("last_row", pa.int32(), nullable=False),
+        pa.field("clips", pa.int32(), nullable=False),  # clip rows of the part
+        pa.field("bad_clips", pa.int32(), nullable=False),  # those with an error_code of their own
+        pa.field("error_code", pa.string()),  # of the first of them
+        pa.field("error_message", pa.string()),
+        pa.field("staged", pa.list_(STAGED), nullable=False),
+        pa.field("end", END),
+    ]
+)
+
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with exactly the columns of `schema`, in its order and types.

@@ -1,0 +1,256 @@
+"""Publishing an epoch: one object for each partition of each table, the ledger's last. Idempotent, even at two places at once.
+
+Objects are made create-only and appear whole, in an order that makes whatever the ledger says true. An epoch that was given up
+leaves objects without rows in their places, so that a publisher that slept through it cannot make them any more.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.gather import EpochPlan, PlannedObject, read_parts
+from pipeline.log import EpochAbandoned
+from pipeline.objects import Hashing, RowWriter, Written, chunks, examined, footer, property_of
+from pipeline.outcome import Row
+from pipeline.receipts import parts_folder
+from schemas.errors import ClipmillError
+from schemas.rows import CAPTION, EMBEDDING, LABEL, PART_ROW
+from schemas.tables import CLIPS, TABLES
+from stages.storage import Store
+
+READERS = 16
+READ_AHEAD = 64  # parts in memory
+_ANSWERS = {"labels": LABEL, "embeddings": EMBEDDING, "captions": CAPTION}
+
+
+class PartsMissing(ClipmillError):
+    """What a plan counts on is gone, or is not what its receipts said."""
+
+
+def publish_epoch(root: str, plan: EpochPlan) -> None:
+    """`publish` for a remote task. `root` is the output's URI; what was written is left where `written_for` finds it."""
+    store = Store(root)
+    found = [item.to_json() for item in publish(store, plan)]
+    store.write(_written_key(plan), json.dumps(found, indent=1).encode())
+
+
+def written_for(store: Store, plan: EpochPlan) -> tuple[Written, ...]:
+    """What `publish_epoch` has written elsewhere; where it did not come to an end, this does its work.
+
+    Raises what `publish` does.
+    """
+    try:
+        found = json.loads(store.read(_written_key(plan)))
+    except FileNotFoundError:
+        return publish(store, plan)
+    return tuple(Written.from_json(item) for item in found)
+
+
+def _written_key(plan: EpochPlan) -> str:
+    return f"_runs/{plan.run}/epochs/{plan.epoch:08d}.{plan.token}.written.json"
+
+
+def publish(store: Store, plan: EpochPlan) -> tuple[Written, ...]:
+    """Makes those objects of an epoch that are not there; what the commit has to name, in the plan's order.
+
+    Raises PartsMissing, EpochAbandoned, StorageUnavailable; whatever has appeared then is whole, and the call can be repeated.
+    """
+    there = {planned.key: _found(store, plan, planned) for planned in plan.objects}
+    missing = [planned for planned in plan.objects[:-1] if there[planned.key] is None]
+    if missing:
+        there |= _write_rows(store, plan, missing)
+    last = plan.objects[-1]
+    there[last.key] = there[last.key] or _copy_ledger(store, plan, last)
+    return tuple(written for written in there.values() if written)
+
+
+def _found(store: Store, plan: EpochPlan, planned: PlannedObject) -> Written | None:
+    """An object of the epoch that is there already; one that does not fit the plan is removed."""
+    found = footer(store, planned.key)
+    if found is not None and property_of(found, "void") and property_of(found, "token") == plan.token:
+        raise EpochAbandoned(f"epoch {plan.epoch} was given up")
+    if found is not None and found.num_rows == planned.rows:
+        expected = plan.properties(planned)
+        if all(property_of(found, name) == value for name, value in expected.items()):
+            return examined(store, planned.key, planned.rows)
+    if store.exists(planned.key):
+        store.delete(planned.key)
+    return None
+
+
+@dataclass
+class _Attempt:
+    """An object on its way."""
+
+    planned: PlannedObject
+    writer: RowWriter
+    written: Written | None = None
+    lost: bool = field(default=False)  # somebody else made the object meanwhile
+
+
+def _write_rows(store: Store, plan: EpochPlan, missing: Sequence[PlannedObject]) -> dict[str, Written | None]:
+    """Reads the parts once for all objects; none appears before all have the rows that were planned."""
+    with ExitStack() as stack:
+        # Left in reverse, so that the first of the order appears first.
+        attempts = [stack.enter_context(_object(store, planned)) for planned in reversed(missing)]
+        for publish, parts in _batches(store, plan, {planned.table for planned in missing}):
+            for attempt in attempts:
+                if attempt.planned.fingerprint in publish:
+                    attempt.writer.write(rows_of(parts, attempt.planned, plan.run))
+        for attempt in attempts:
+            if attempt.writer.rows != attempt.planned.rows:
+                raise PartsMissing(f"{attempt.planned.key} would get {attempt.writer.rows} rows, not {attempt.planned.rows}")
+            attempt.written = attempt.writer.close(plan.properties(attempt.planned))
+    return {attempt.planned.key: _settled(store, plan, attempt) for attempt in attempts}
+
+
+@contextmanager
+def _object(store: Store, planned: PlannedObject) -> Iterator[_Attempt]:
+    attempt = None
+    try:
+        with store.open_write(planned.key, exclusive=True) as file:
+            attempt = _Attempt(planned, RowWriter(planned.key, file, planned.table))
+            yield attempt
+    except FileExistsError:
+        if attempt is None or attempt.written is None:
+            raise
+        attempt.lost = True
+
+
+def _settled(store: Store, plan: EpochPlan, attempt: _Attempt) -> Written | None:
+    if not attempt.lost:
+        return attempt.written
+    found = _found(store, plan, attempt.planned)
+    if found is None:
+        raise PartsMissing(f"{attempt.planned.key} was made by somebody else, and is not what was planned")
+    return found
+
+
+def _copy_ledger(store: Store, plan: EpochPlan, last: PlannedObject) -> Written:
+    """The ledger's rows were written when the epoch was planned; they only take their place."""
+    try:
+        with store.open_write(last.key, exclusive=True) as file:
+            _copy(store, plan, file)
+    except FileExistsError:
+        found = _found(store, plan, last)
+        if found is None:
+            raise PartsMissing(f"{last.key} was made by somebody else, and is not what was planned") from None
+        return found
+    return Written(last.key, plan.ledger.rows, plan.ledger.size_bytes, plan.ledger.digest)
+
+
+def _copy(store: Store, plan: EpochPlan, file: BinaryIO) -> None:
+    sink = Hashing(file, plan.objects[-1].key)
+    try:
+        for chunk in chunks(store, plan.ledger.key):
+            sink.write(chunk)
+    except FileNotFoundError as error:
+        raise PartsMissing(f"{store.uri(plan.ledger.key)} is gone") from error
+    if sink.digest != plan.ledger.digest:
+        raise PartsMissing(f"{store.uri(plan.ledger.key)} is not what was planned")
+
+
+def _batches(store: Store, plan: EpochPlan, tables: set[str]) -> Iterator[tuple[list[str], pa.Table]]:
+    """(fingerprints to publish, rows of some parts with their `first_index`), in the order of the plan."""
+    columns = [
+        name
+        for name, stands_in in ((f.name, f.name if f.name in _ANSWERS else None) for f in PART_ROW)
+        if stands_in is None or stands_in in tables
+    ]
+    with ThreadPoolExecutor(READERS) as pool:
+        held: list[pa.Table] = []
+        publish: list[str] = []
+        for row, table in _read_ahead(pool, store, plan, columns):
+            if held and (row["publish"] != publish or len(held) >= READ_AHEAD):
+                yield publish, pa.concat_tables(held)
+                held = []
+            publish = row["publish"]
+            held.append(table.append_column("first_index", pa.array([row["first_index"]] * table.num_rows, pa.int32())))
+        if held:
+            yield publish, pa.concat_tables(held)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, store: Store, plan: EpochPlan, columns: Sequence[str]
+) -> Iterator[tuple[Row, pa.Table]]:
+    """The parts of a plan in order, READ_AHEAD of them being read at a time."""
+    folder = parts_folder(plan.run)
+    try:
+        rows = read_parts(store, plan)
+        waiting: deque[tuple[Row, Future[pa.Table]]] = deque()
+        for row in rows:
+            waiting.append((row, pool.submit(_read_part, store, f"{folder}/{row['part']}", row, columns)))
+            if len(waiting) >= READ_AHEAD:
+                row, future = waiting.popleft()
+                yield row, future.result()
+        for row, future in waiting:
+            yield row, future.result()
+    except FileNotFoundError as error:
+        raise PartsMissing(f"a sidecar or part of epoch {plan.epoch} is gone: {error}") from error
+
+
+def _read_part(store: Store, key: str, row: Row, columns: Sequence[str]) -> pa.Table:
+    try:
+        table = pq.ParquetFile(io.BytesIO(store.read(key))).read(columns=list(columns))
+    except (pa.ArrowInvalid, OSError) as error:  # gone, or no Parquet; trouble with the store is StorageUnavailable
+        raise PartsMissing(f"{store.uri(key)}: {error}") from error
+    if table["row"].to_pylist() != list(range(row["first_row"], row["last_row"] + 1)) or (
+        set(table["attempt"].to_pylist()) != {row["attempt"]}
+    ):
+        raise PartsMissing(f"{store.uri(key)} does not hold the rows of its name")
+    return table
+
+
+def rows_of(parts: pa.Table, planned: PlannedObject, run: str) -> pa.Table:
+    """Rows of an object from rows of parts (PART_ROW columns that it needs, and `first_index`)."""
+    clips = parts.filter(parts["end"].is_null())
+    if planned.table == "clips":
+        return _clips(clips, run)
+    answers = clips[planned.table].combine_chunks()
+    flat = pc.list_flatten(answers)
+    ours = pc.equal(flat.field("fingerprint"), planned.fingerprint)
+    of_clip = clips.select(["clip_id", "video_id"]).take(pc.list_parent_indices(answers).filter(ours))
+    flat = flat.filter(ours)
+    columns = {name: of_clip[name] for name in of_clip.column_names}
+    columns |= {field.name: flat.field(field.name) for field in _ANSWERS[planned.table] if field.name != "fingerprint"}
+    columns |= {"run_id": _constant(run, len(flat))}
+    if planned.table == "labels":
+        columns["stage"] = _constant(planned.stage or "", len(flat))
+    schema = TABLES[planned.table].schema
+    return pa.table({name: columns[name] for name in schema.names})
+
+
+def _clips(clips: pa.Table, run: str) -> pa.Table:
+    times = clips["frame_times_s"].combine_chunks()
+    made = {
+        "clip_index": pc.add(clips["first_index"], clips["row"]),
+        "run_id": _constant(run, clips.num_rows),
+        "frame_times_s": pc.if_else(times.is_valid(), times, pa.scalar([], times.type)),
+    }
+    return pa.table({name: made[name] if name in made else clips[name] for name in CLIPS.schema.names})
+
+
+def _constant(text: str, count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text, pa.string()), count)
+
+
+def clear(store: Store, plan: EpochPlan) -> None:
+    """Takes back what an abandoned epoch has published: objects without rows stand in its places, for ever.
+
+    The ledger's goes first. A publisher that is still at work finds its places taken.
+    """
+    for planned in reversed(plan.objects):
+        with store.open_write(planned.key) as file:
+            writer = RowWriter(planned.key, file, planned.table)
+            writer.close(plan.properties(planned) | {"rows": "0", "void": "true"})

@@ -1,0 +1,237 @@
+"""Recovery: what dead runs left is finished or taken back. Every step can be interrupted, repeated, and done by two at once."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+
+import pyarrow as pa
+
+from pipeline import lease
+from pipeline.gather import Batch, EpochPlan, Gatherer
+from pipeline.idtable import packed
+from pipeline.intake import Intake
+from pipeline.ledger import Known, Reader, rows_of
+from pipeline.log import Body, EpochAbandoned, Log, timestamp
+from pipeline.objects import Written
+from pipeline.outcome import Outcome
+from pipeline.publish import PartsMissing, clear, publish
+from pipeline.receipts import BadPart, parts_folder, read_receipt
+from pipeline.recipe import Recipe
+from schemas.rows import RECEIPT
+from schemas.tables import VideoStatus
+from stages.storage import Store
+
+WORKERS = 16
+BATCH_PARTS = 2_000
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What comes from outside: time, waiting, and words that nobody else has."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], None] = time.sleep
+    token: Callable[[], str] = lambda: secrets.token_hex(8)
+
+
+@dataclass
+class Recovered:
+    """What a recovery did: runs that it closed, epochs that it finished and epochs that it took back."""
+
+    closed: list[str] = field(default_factory=list)
+    committed: list[int] = field(default_factory=list)
+    voided: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.closed or self.committed or self.voided)
+
+
+class Recovery:
+    """Recovers an output, on behalf of `me` (a run, or whoever asks)."""
+
+    def __init__(self, store: Store, log: Log, clock: Clock, me: str) -> None:
+        self._store, self._log, self._clock, self._me = store, log, clock, me
+
+    def recover(self, force: Collection[str] = ()) -> Recovered:
+        """Closes dead runs (and those in `force`), settles the epochs of all closed runs, and clears away what they staged.
+
+        Live runs are left alone. Raises StorageUnavailable; what was done until then stands.
+        """
+        done = Recovered()
+        self._log.refresh()
+        for run in [run for run in self.live_runs() if run in force or self.lease_of(run).is_dead(self._clock.now())]:
+            self._take_over(run)
+            done.closed.append(run)
+        for run in [run for run, state in self._log.runs.items() if state.closed and not state.clean]:
+            self.settle(run, done)
+            self.clean(run)
+        return done
+
+    def live_runs(self) -> list[str]:
+        """Runs that nobody has closed."""
+        return [run for run, state in self._log.runs.items() if not state.closed]
+
+    def lease_of(self, run: str) -> lease.Lease:
+        """A run's lease as it stands."""
+        return lease.read(self._store, self._log.runs[run])
+
+    def wait_for_unclear(self) -> None:
+        """Waits while a run elsewhere may be dead with an epoch half published: until it renews its lease, or lets it lapse.
+
+        Only so can whoever starts right after another machine has failed finish what that one began.
+        """
+        for run in self.live_runs():
+            first = self.lease_of(run)
+            if first.owner.is_gone() is not None or not any(
+                self._log.epochs[number].is_pending for number in self._log.runs[run].epochs
+            ):
+                continue
+            while (found := self.lease_of(run)) == first and not found.is_dead(self._clock.now()):
+                self._clock.sleep(POLL_S)
+
+    def settle(self, run: str, done: Recovered) -> None:
+        """Commits or voids every epoch of a run that is neither."""
+        for number in list(self._log.runs[run].epochs):
+            epoch = self._log.epochs[number]
+            if epoch.is_pending:
+                self._finish(EpochPlan.of(epoch.plan), done)
+            if epoch.abandoned and not epoch.void:
+                self._void(EpochPlan.of(epoch.plan))
+                done.voided.append(number)
+
+    def _finish(self, plan: EpochPlan, done: Recovered) -> None:
+        try:
+            self.commit(plan, publish(self._store, plan))
+            done.committed.append(plan.epoch)
+        except EpochAbandoned:
+            self._log.refresh()
+        except PartsMissing:
+            self._append_for(plan, "abandon", lambda: self._log.epochs[plan.epoch].is_pending)
+
+    def commit(self, plan: EpochPlan, written: Sequence[Written]) -> None:
+        """Says that every object of an epoch is there. Nothing happens where it was said before.
+
+        Raises EpochAbandoned where somebody else has given the epoch up.
+        """
+
+        def is_wanted() -> bool:
+            epoch = self._log.epochs[plan.epoch]
+            if epoch.abandoned:
+                raise EpochAbandoned(f"epoch {plan.epoch} was given up")
+            return epoch.is_pending
+
+        self._append_for(plan, "commit", is_wanted, {"objects": [item.to_json() for item in written]})
+
+    def _void(self, plan: EpochPlan) -> None:
+        clear(self._store, plan)
+        self._append_for(plan, "void", lambda: not self._log.epochs[plan.epoch].void)
+
+    def _append_for(self, plan: EpochPlan, kind: str, is_wanted: Callable[[], bool], more: Body | None = None) -> None:
+        body = {"epoch": plan.epoch, **self._signed(), **(more or {})}
+        self._log.append(kind, plan.run, lambda _: body if is_wanted() else None)
+
+    def _signed(self) -> Body:
+        return {"token": self._clock.token(), "at": timestamp(self._clock.now()), "by": self._me}
+
+    def _take_over(self, run: str) -> None:
+        """Plans what a dead run had staged completely, then closes it. In this order: a closed run has nothing left to plan."""
+        recipe = Recipe.from_json(self._log.runs[run].opened.body["recipe"])
+        intake = self._staged(run)
+        if intake.ready:
+            reader = Reader(self._log, Known(recipe.fingerprints))
+            gatherer = Gatherer(self._store, run, recipe)
+
+            def make(number: int) -> Body | None:
+                if self._log.runs[run].closed:
+                    return None
+                reader.read_on()
+                taken = Taken(reader.known)
+                batch = Batch(intake, intake.ready, taken=taken, keeps=_is_worth_a_row)
+                found = gatherer.plan(batch, number, self._clock.token(), self._clock.now())
+                return {**found[0].body(), "by": self._me} if found else None
+
+            self._log.append("plan", run, make)
+        self.close(run)
+
+    def close(self, run: str, more: Body | None = None) -> None:
+        """Closes a run, unless somebody else has done so."""
+        body = {**self._signed(), **(more or {})}
+        self._log.append("close", run, lambda _: None if self._log.runs[run].closed else body)
+
+    def _staged(self, run: str) -> Intake:
+        """What the parts of a run make up, but for videos that it has planned already."""
+        intake = Intake(accept_unknown=True)
+        planned = {video for number in self._log.runs[run].epochs for video in self._videos(number)}
+        keys = (info.key for info in self._store.list(parts_folder(run)) if info.key.endswith(".parquet"))
+        wanted = (key for key in keys if key.rpartition("/")[2][:32] not in planned)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for batch in _batched(wanted):
+                receipts = [receipt for receipt in pool.map(self._receipt, batch) if receipt is not None]
+                intake.receive(pa.concat_tables([RECEIPT.empty_table(), *receipts]))
+        return intake
+
+    def _receipt(self, key: str) -> pa.Table | None:
+        """What a part says of itself; a part that is gone or no part counts as never staged, so its unit is done again."""
+        try:
+            return read_receipt(self._store, key)
+        except (FileNotFoundError, BadPart):
+            return None
+
+    def _videos(self, number: int) -> Iterator[str]:
+        epoch = self._log.epochs[number]
+        if not epoch.void:
+            for rows in rows_of(self._store, epoch, ["video_id"]):
+                yield from rows["video_id"].to_pylist()
+
+    def clean(self, run: str) -> None:
+        """Clears away the parts of a closed run once every epoch of it is committed or void."""
+        state = self._log.runs[run]
+        epochs = [self._log.epochs[number] for number in state.epochs]
+        if state.clean or not state.closed or any(not (epoch.commit or epoch.void) for epoch in epochs):
+            return
+        used = {epoch.plan.body[name][key] for epoch in epochs for name, key in (("ledger", "planned"), ("parts", "key"))}
+        keys = (info.key for prefix in (parts_folder(run), f"_runs/{run}/epochs") for info in self._store.list(prefix))
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for batch in _batched(key for key in keys if key not in used):
+                list(pool.map(self._store.delete, batch))
+        self._store.delete(lease.key_of(run))
+        body = self._signed()
+        self._log.append("clean", run, lambda _: None if self._log.runs[run].clean else body)
+
+
+class Taken:
+    """Of each video the fingerprints that the ledger, or somebody's plan, has already."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+
+    def __call__(self, videos: Sequence[str]) -> Iterable[list[str]]:
+        """Lists of fingerprints, in the order of `videos`."""
+        names = self._known.names(self._known.done(packed(pa.array(videos, pa.string()))))
+        lists: list[list[str]] = names.to_pylist()
+        return lists
+
+
+def _is_worth_a_row(found: Outcome) -> bool:
+    """Whether a dead run's video gets a row: a deferred one is due again anyway, as is one that others have done."""
+    return found.status != VideoStatus.DEFERRED and bool(found.row["stages"])
+
+
+def _batched(keys: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(keys, BATCH_PARTS)):
+        yield batch
+
+
+def unlock(store: Store, runs: Collection[str] | None = None, clock: Clock | None = None) -> Recovered:
+    """Closes runs (None: all that are open) whether their leases have lapsed or not, and recovers what they left."""
+    log = Log(store)
+    log.refresh()
+    recovery = Recovery(store, log, clock or Clock(), me="unlock")
+    return recovery.recover(force=recovery.live_runs() if runs is None else runs)

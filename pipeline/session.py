@@ -1,0 +1,316 @@
+"""A run as its driver sees it: what is due, what is complete, what gets published. No Ray."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import lease
+from pipeline.gather import Batch, EpochPlan, Gatherer, Tally
+from pipeline.idtable import IdTable, first_of_each, packed
+from pipeline.intake import Delta, Intake
+from pipeline.ledger import Known, Reader, rows_of
+from pipeline.log import Body, Log, PromiseBroken, RunClosed, timestamp
+from pipeline.outcome import Row
+from pipeline.publish import written_for
+from pipeline.recipe import Recipe
+from pipeline.recovery import Clock, Recovered, Recovery, Taken
+from schemas.config import JobConfig
+from schemas.entries import Entry
+from schemas.errors import BadRequest, ErrorCode
+from schemas.rows import SOURCE_ROW, UNIT_FIELDS, conform
+from stages.storage import Store
+
+__all__ = ["Busy", "EpochPlan", "PromiseBroken", "RunClosed", "Session", "Sums"]
+
+CURRENT = "_current.json"
+DUE = pa.schema([*SOURCE_ROW, *(f for f in UNIT_FIELDS if f.name in ("supersedes", "due"))])
+_PACKAGES = ("clipmill", "av", "numpy", "pyarrow", "ray", "torch", "transformers")
+
+
+class Busy(BadRequest):
+    """Another run works on the output, and the store cannot keep the two apart."""
+
+
+@dataclass
+class Sums:
+    """Where every listed source went. Promise 1: listed = rows + not_due + given_up + duplicates + left_out."""
+
+    listed: int = 0
+    not_due: int = 0  # all of it is published, or about to be
+    given_up: int = 0  # failed for good in an earlier run
+    duplicates: int = 0  # named twice in this run
+    due: int = 0
+    rejected: int = 0  # of the due ones, those that were bad when they were listed
+    left_out: int = 0  # of the due ones, those that the caller left for another run
+    rows: int = 0  # planned into the ledger
+    clips: int = 0
+    decoded_s: float = 0.0
+    statuses: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def add(self, tally: Tally) -> None:
+        """Counts what was planned."""
+        self.rows += tally.videos
+        self.clips += tally.clips
+        self.decoded_s += tally.decoded_s
+        self.statuses += tally.statuses
+        self.errors += tally.errors
+
+    @property
+    def open(self) -> int:
+        """Due sources that have no row in the ledger."""
+        return self.due - self.left_out - self.rows
+
+    @property
+    def problem(self) -> str | None:
+        """What does not add up once nothing is open any more."""
+        settled = self.rows + self.not_due + self.given_up + self.duplicates + self.left_out
+        if self.listed == settled:
+            return None
+        return f"{self.listed} sources were listed, but {settled} are accounted for: {self.to_json()}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the run's record."""
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+
+
+class Session:
+    """One run over one output, from its opening to its close. Made by `Session.open`; not safe to share between threads,
+    but for `renew_lease`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        log: Log,
+        run_id: str,
+        recipe: Recipe,
+        config: JobConfig,
+        retry_failed: bool,
+        clock: Clock,
+        owner: lease.Owner,
+    ) -> None:
+        self.run_id = run_id
+        self.sums = Sums()
+        self.recovered = Recovered()
+        self._store, self._log, self._recipe, self._config = store, log, recipe, config
+        self._retry_failed, self._clock, self._owner = retry_failed, clock, owner
+        self._recovery = Recovery(store, log, clock, me=run_id)
+        self._reader = Reader(log, Known(recipe.fingerprints))
+        self._intake = Intake()
+        self._rejects: list[Row] = []
+        self._listed = IdTable("S16", "u1")  # due in this run
+        self._mine: set[int] = set()  # epochs that were planned here
+        self._elsewhere: set[str] = set()  # videos of this run that were planned without our knowing
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        config: JobConfig,
+        entries: Sequence[Entry],
+        *,
+        retry_failed: bool = False,
+        clock: Clock | None = None,
+        owner: lease.Owner | None = None,
+    ) -> Session:
+        """Recovers what dead runs left, then begins a run.
+
+        Raises Busy (a BadRequest) where another run may be alive and the store has no conditional writes, PromiseBroken where
+        the log contradicts itself, StorageUnavailable.
+        """
+        clock = clock or Clock()
+        log = Log(store)
+        log.refresh()
+        began_at = clock.now()
+        recipe = Recipe.of(config.clips.fingerprint(), entries)
+        run_id = f"{began_at:%Y%m%dT%H%M%S}-{clock.token()[:6]}"
+        session = cls(store, log, run_id, recipe, config, retry_failed, clock, owner or lease.Owner.here())
+        session._begin(began_at)
+        return session
+
+    def _begin(self, began_at: datetime) -> None:
+        is_shared = self._store.conditional_writes()
+        if not is_shared:
+            self._refuse_company()
+        self._recovery.wait_for_unclear()
+        self.recovered = self._recovery.recover()
+        self.renew_lease()
+        body = {
+            "token": self._clock.token(), "at": timestamp(began_at), "conditional_writes": is_shared,
+            "recipe": self._recipe.to_json(), "config": self._config.model_dump(mode="json"), "versions": versions(),
+        }  # fmt: skip
+        opened = self._log.append("open", self.run_id, lambda _: body)
+        assert opened is not None
+        if not is_shared:
+            self._refuse_company()
+        self._reader.read_on()
+
+    def _refuse_company(self) -> None:
+        self._log.refresh()
+        for run in self._recovery.live_runs():
+            found = self._recovery.lease_of(run)
+            if run != self.run_id and not found.is_dead(self._clock.now()):
+                if self.run_id in self._log.runs:
+                    self._recovery.close(self.run_id)
+                raise Busy(
+                    f"run {run} works on {self._store.root} until {found.expires_at:%H:%M:%S} UTC or longer, and this store"
+                    " has no conditional writes: one run at a time (clipmill unlock closes a run that is known to be dead)"
+                )
+
+    def renew_lease(self) -> None:
+        """Says that the run lives. Call it every lease.RENEW_S seconds, from any thread."""
+        until = self._clock.now() + timedelta(seconds=lease.LEASE_S)
+        lease.write(self._store, lease.Lease(self.run_id, self._owner, until))
+
+    def due(self, sources: pa.Table) -> pa.Table:
+        """SOURCE_ROW rows -> those still due, with `supersedes` and `due` (list<string>). Counts the others.
+
+        Sources that carry an error_code are settled here, with a row in the next epoch; they are not returned.
+        """
+        sources = conform(sources, SOURCE_ROW)
+        ids = packed(sources["video_id"])
+        known = self._reader.known
+        done = known.done(ids)
+        settled = done if self._retry_failed else done | known.given_up(ids)
+        everything = np.uint64((1 << len(self._recipe.fingerprints)) - 1)
+        is_due = settled != everything
+        is_new = first_of_each(ids) & ~self._listed.get(ids)[0]
+        self.sums.listed += len(ids)
+        self.sums.not_due += int((done == everything).sum())
+        self.sums.given_up += int((~is_due & (done != everything)).sum())
+        self.sums.duplicates += int((is_due & ~is_new).sum())
+        chosen = is_due & is_new
+        self.sums.due += int(chosen.sum())
+        self._listed.put(ids[chosen], np.ones(int(chosen.sum()), dtype="u1"))
+        found = sources.filter(pa.array(chosen))
+        found = found.append_column("supersedes", known.supersedes(ids[chosen], found["uri"].to_pylist()))
+        found = found.append_column("due", known.names(~settled[chosen] & everything))
+        found = conform(found, DUE)
+        is_bad = found["error_code"].is_valid()
+        self.reject(found.filter(is_bad))
+        return found.filter(pc.invert(is_bad))
+
+    def reject(self, sources: pa.Table) -> None:
+        """Rows of `due` whose error_code settles them without decoding: a row each in the next epoch."""
+        self._rejects += sources.to_pylist()
+        self.sums.rejected += sources.num_rows
+
+    def leave_out(self, videos: int) -> None:
+        """Counts due sources that the caller leaves for another run."""
+        self.sums.left_out += videos
+
+    def expect(self, units: pa.Table) -> None:
+        """UNIT_ROW rows that will be run now; naming a unit again counts another try."""
+        self._intake.expect(units)
+
+    def receive(self, receipts: pa.Table) -> Delta:
+        """RECEIPT rows -> what they completed."""
+        return self._intake.receive(receipts)
+
+    def missing(self) -> pa.Table:
+        """UNIT_ROW rows of the units that are not complete."""
+        return self._intake.missing()
+
+    def give_up(self, unit_ids: Iterable[str], code: ErrorCode, message: str) -> Delta:
+        """Ends units that will not be tried again."""
+        return self._intake.give_up(unit_ids, code, message)
+
+    def plan_epoch(self) -> EpochPlan | None:
+        """Claims all complete videos for an epoch; None where there are none.
+
+        Raises RunClosed where another run has taken this one for dead, StorageUnavailable.
+        """
+        planned: list[tuple[EpochPlan, Tally, list[str], int]] = []
+
+        def make(number: int) -> Body | None:
+            self._take_note()
+            videos, rejects = self._complete()
+            batch = Batch(self._intake, videos, rejects, Taken(self._reader.known))
+            found = Gatherer(self._store, self.run_id, self._recipe).plan(batch, number, self._clock.token(), self._clock.now())
+            planned[:] = [(*found, videos, len(rejects))] if found else []
+            return found[0].body() if found else None
+
+        event = self._log.append("plan", self.run_id, make)
+        if event is None:
+            return None
+        plan, tally, videos, rejects = planned[0]
+        self._mine.add(event.number)
+        self._intake.drop(videos)
+        del self._rejects[:rejects]
+        self.sums.add(tally)
+        return plan
+
+    def _complete(self) -> tuple[list[str], list[Row]]:
+        videos = [video for video in self._intake.ready if video not in self._elsewhere]
+        self._intake.drop(set(self._intake.ready) & self._elsewhere)
+        self._rejects = [row for row in self._rejects if row["video_id"] not in self._elsewhere]
+        return videos, sorted(self._rejects, key=lambda row: str(row["video_id"]))
+
+    def _take_note(self) -> None:
+        """Learns from the log what others have claimed since, and what was planned for this run without our knowing."""
+        state = self._log.runs[self.run_id]
+        if state.closed:
+            raise RunClosed(f"run {self.run_id} was taken for dead and closed by {state.closed.body.get('by')}")
+        self._reader.read_on(without=self._mine)
+        for number in set(state.epochs) - self._mine:
+            # A plan whose answer was lost, or one by somebody who took us for dead and did not get to close us.
+            for rows in rows_of(self._store, self._log.epochs[number], ["video_id", "status"]):
+                new = set(rows["video_id"].to_pylist()) - self._elsewhere
+                self._elsewhere |= new
+                self.sums.rows += len(new)
+                self.sums.statuses.update(rows["status"].to_pylist())
+            self._mine.add(number)
+
+    def commit(self, plan: EpochPlan) -> None:
+        """Makes an epoch final that `publish_epoch` has published. Raises EpochAbandoned, StorageUnavailable."""
+        self._recovery.commit(plan, written_for(self._store, plan))
+        self._name_current()
+
+    def _name_current(self) -> None:
+        body = {"run": self.run_id, "at": timestamp(self._clock.now()), **self._recipe.to_json()}
+        self._store.write(CURRENT, json.dumps(body, indent=1).encode())
+
+    def close(self, summary: Mapping[str, Any] | None = None, *, complete: bool = True) -> Sums:
+        """Publishes what is planned and not committed, records the run, closes it and clears away what it staged.
+
+        With `complete`, raises PromiseBroken (after closing) where the sums do not add up. Raises RunClosed.
+        """
+        self._log.refresh()
+        self._take_note()
+        self._recovery.settle(self.run_id, Recovered())
+        self._name_current()
+        body = {"complete": complete, "sums": self.sums.to_json()}
+        record = {
+            "run": self.run_id, "closed_at": timestamp(self._clock.now()), **body, "summary": dict(summary or {}),
+            "recipe": self._recipe.to_json(), "config": self._config.model_dump(mode="json"), "versions": versions(),
+        }  # fmt: skip
+        self._store.write(f"_runs/{self.run_id}/run.json", json.dumps(record, indent=1, default=str).encode())
+        self._recovery.close(self.run_id, body)
+        self._recovery.clean(self.run_id)
+        self._recovery.recover()
+        if complete and self.sums.problem:
+            raise PromiseBroken(self.sums.problem)
+        return self.sums
+
+
+def versions() -> dict[str, str]:
+    """Versions of what may change a row."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
