@@ -87,6 +87,11 @@ def normalised(uri: str) -> str:
     return f"{scheme(uri)}://{rest}"
 
 
+def joined(root: str, relative: str) -> str:
+    """What lies at `relative` below a normalised root."""
+    return f"{root}{relative}" if root.endswith("/") else f"{root}/{relative}"
+
+
 def redacted(uri: str) -> str:
     """`uri` for people: without user, password and the query of a signed link."""
     return _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", uri))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import BadVideo, ErrorCode
-from stages.filesystems import filesystem, is_url, local_uri, reason, scheme, translated
+from stages.filesystems import filesystem, is_url, joined, local_uri, reason, scheme, translated
 from stages.globs import literal_start, matches, may_lead
 from stages.remote import s3_pages
 from stages.sources import Found, describe, found_info, found_s3
@@ -62,7 +62,7 @@ def list_s3(s3: Any, folder: str, root: str, pattern: tuple[str, ...], keep: Kee
             if relative.endswith("/") or relative.startswith(tuple(own)):
                 continue
             if _wanted(tuple(relative.split("/")), pattern, keep):
-                yield Source(f"{root}/{relative}", found_s3(item))
+                yield Source(joined(root, relative), found_s3(item))
 
 
 def _list_remote(store: Any, folder: str, root: str, pattern: tuple[str, ...], keep: Keep) -> Iterator[Source]:
@@ -77,7 +77,7 @@ def _list_remote(store: Any, folder: str, root: str, pattern: tuple[str, ...], k
                 if not segments[-1].startswith(".") and may_lead(segments, pattern):
                     folders.append(info["name"])
             elif _wanted(segments, pattern, keep):
-                yield Source(f"{root}/{relative}", found_info(info))
+                yield Source(joined(root, relative), found_info(info))
         pending.extend(reversed(folders))
 
 

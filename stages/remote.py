@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
-from stages.filesystems import filesystem, translated
+from stages.filesystems import filesystem, store_errors, translated
 from stages.ranges import RangeFile, exact
 
 PART_BYTES = 16 << 20  # of a multipart upload; S3 takes 10,000 parts
@@ -122,7 +122,8 @@ class S3(Remote):
             _finish(file)
         except BaseException:
             file.closed = True  # or its finaliser would complete the upload
-            file.discard()
+            with suppress(*store_errors()):  # an upload that cannot even be aborted stays unfinished, and unseen
+                file.discard()
             raise
 
     def size(self, path: str) -> int | None:

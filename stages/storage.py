@@ -6,6 +6,7 @@ says so, StorageUnavailable (stop, go on later) for every other trouble with the
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import secrets
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from schemas.errors import BadRequest
 from stages.disk import TEMPORARY_PREFIX, Disk
@@ -22,6 +23,7 @@ from stages.filesystems import (
     StorageUnavailable,
     filesystem,
     is_url,
+    joined,
     normalised,
     reason,
     redacted,
@@ -124,7 +126,7 @@ class Store:
         with translated(self.uri(key), missing_is_trouble=True):
             file = opened.__enter__()
         try:
-            yield file
+            yield cast(BinaryIO, _Written(file, self.uri(key)))
         except BaseException as error:
             if not opened.__exit__(type(error), error, error.__traceback__):
                 raise
@@ -168,7 +170,7 @@ class Store:
 
     def uri(self, key: str) -> str:
         """Full path or URL of a key."""
-        return f"{self.root.rstrip('/')}/{key.strip('/')}" if key.strip("/") else self.root
+        return joined(self.root, key.strip("/")) if key.strip("/") else self.root
 
     def conditional_writes(self) -> bool:
         """Whether the store keeps two creators from both winning; tried out on a small object that is removed again."""
@@ -204,6 +206,25 @@ class Store:
         if not key or posixpath.normpath(key) != key or key.startswith(("/", "../")) or key in (".", ".."):
             raise ValueError(f"not a key: {key!r}")
         return f"{self._base.rstrip('/')}/{key}"
+
+
+class _Written(io.RawIOBase):
+    """What a caller writes to: the store's trouble is StorageUnavailable, the caller's own exceptions stay what they are."""
+
+    def __init__(self, file: BinaryIO, uri: str) -> None:
+        super().__init__()
+        self._file = file
+        self._uri = uri
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def write(self, data: Any, /) -> int:
+        with translated(self._uri, missing_is_trouble=True):
+            return self._file.write(data)
 
 
 def _backend(root: str, patient: bool = True) -> _Backend:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",  # refused credentials must not send a client looking for others
         }
 
+    @cached_property
     def client(self) -> Any:
         """An s3fs filesystem of its own for this server, whatever the environment says."""
         import s3fs
@@ -58,15 +60,14 @@ class S3Server:
     def bucket(self, prefix: str = "test") -> str:
         """URL of a new, empty bucket."""
         name = f"{prefix}-{secrets.token_hex(6)}"
-        self.client().call_s3("create_bucket", Bucket=name)
+        self.client.call_s3("create_bucket", Bucket=name)
         return f"s3://{name}"
 
     def upload(self, url: str, files: Mapping[str, bytes | Path]) -> None:
         """Puts files, by keys below `url`."""
-        client = self.client()
-        for key, content in files.items():
-            data = content if isinstance(content, bytes) else content.read_bytes()
-            client.pipe_file(f"{url.removeprefix('s3://').rstrip('/')}/{key}", data)
+        folder = url.removeprefix("s3://").rstrip("/")
+        data = {key: content if isinstance(content, bytes) else content.read_bytes() for key, content in files.items()}
+        self.client.pipe({f"{folder}/{key}": content for key, content in data.items()})
 
 
 @contextmanager
