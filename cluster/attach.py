@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,14 +33,14 @@ class ClusterSize:
 
 @contextlib.contextmanager
 def attached(address: str | None = None, *, object_store_bytes: int | None = None) -> Iterator[ClusterSize]:
-    """Holds a connection to Ray: to `address` (or "auto"), to a session that is already up in this process, or to a Ray of its own.
+    """Holds a connection to Ray: to `address` (or "auto"), to a Ray that this process is connected to, or to one of its own.
 
     Only a Ray that was started here is shut down at the end. Raises BadRequest where nothing answers at `address`.
     """
     import ray
 
     if address is not None and address.startswith("ray://"):
-        raise BadRequest(f"--address {address}: Ray Data does not run through Ray Client; give HOST:PORT of the head node, or auto")
+        raise BadRequest(f"--address {address}: Ray Data is not made for Ray Client; give the head's HOST:PORT, or auto")
     if ray.is_initialized():
         yield cluster_size()
         return
@@ -61,11 +62,25 @@ def _connect(address: str | None, object_store_bytes: int | None, empty: Path) -
         os.environ.setdefault(name, value)
     local = {} if address else {"include_dashboard": False, "object_store_memory": object_store_bytes}
     try:
-        with contextlib.chdir(empty):
+        with contextlib.chdir(empty), _without_native_chatter():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
         where = f"--address {address}" if address else "Ray on this machine"
         raise BadRequest(f"{where}: {error}") from error
+
+
+@contextlib.contextmanager
+def _without_native_chatter() -> Iterator[None]:
+    """Ray's native code greets on file descriptor 2, past every logger. What goes wrong reaches us as an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def cluster_size() -> ClusterSize:

@@ -33,7 +33,7 @@ class Sizing:
 
 
 def size(resources: ResourcesConfig, cluster: ClusterSize) -> Sizing:
-    """Sizing of a run with `resources` on `cluster`. Raises BadRequest, naming the resource, for what can never be scheduled."""
+    """Sizing of a run with `resources` on `cluster`. Raises BadRequest, naming the setting, for what can never be scheduled."""
     device = resources.device
     if device == "auto":
         device = "cuda" if cluster.gpus > 0 else "cpu"

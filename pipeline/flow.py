@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.plan import Step
+from stages.storage import Store
 
 # A generator's rows leave its task when they pass this size: small enough that models start soon, large enough for a batch.
 DECODED_BLOCK_BYTES = 24 << 20
@@ -55,8 +56,6 @@ class _WrittenDown:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or not isinstance(error, Exception):
             return
-        from stages.storage import Store
-
         text = f"{self._where}\n{''.join(traceback.format_exception(error))}"
         Store(self._root).write(f"{faults_folder(self._run_id)}/{uuid.uuid4().hex}.txt", text.encode())
 

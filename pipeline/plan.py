@@ -91,5 +91,5 @@ def blocks(units: pa.Table, cpus: float) -> Iterator[pa.Table]:
 
 def unit_bytes(units: pa.Table) -> np.ndarray:
     """Share of its file that each unit stands for: float64, bytes."""
-    sizes = units["size_bytes"].fill_null(0).to_numpy().astype(np.float64)
-    return sizes / np.maximum(1, units["units"].to_numpy())
+    sizes = np.asarray(units["size_bytes"].fill_null(0).to_numpy(), np.float64)
+    return np.asarray(sizes / units["units"].to_numpy())

@@ -14,7 +14,7 @@ from pipeline import plan
 from pipeline.flow import Receipts, dataset
 from pipeline.plan import Step
 from pipeline.session import Session
-from schemas.errors import ClipmillError, ErrorCode
+from schemas.errors import ClipmillError, ErrorCode, one_line
 from schemas.identity import unit_id
 
 POLL_S = 0.5
@@ -67,6 +67,7 @@ class Rounds:
         fruitless = 0
         while (missing := self._session.missing()).num_rows:
             nodes = alive_nodes()
+            self._session.expect(missing)
             self._round((missing.slice(row, 1) for row in range(missing.num_rows)), retries=0)
             still = self._session.missing()
             lost_a_node = bool(nodes - alive_nodes())
@@ -82,6 +83,8 @@ class Rounds:
             self._session.give_up(units, ErrorCode.KILLED, f"ended its worker {LONE_DEATHS} times when it decoded alone")
 
     def _round(self, blocks: Iterable[pa.Table], *, retries: int) -> None:
+        from ray.exceptions import RayError
+
         receipts = Receipts(dataset(blocks, self._steps, self._root, self._session.run_id, retries=retries))
         last_receipt_s = time.monotonic()
         try:
@@ -90,6 +93,8 @@ class Rounds:
                     table = receipts.wait(POLL_S)
                 except StopIteration:
                     return
+                except RayError as error:
+                    raise StoppedEarly(f"Ray gave up: {one_line(str(error))}") from error
                 now_s = time.monotonic()
                 if table is not None and table.num_rows:
                     last_receipt_s = now_s

@@ -1,0 +1,198 @@
+"""A run from beginning to end: what is due, rounds of the dataset, epochs, and the reckoning."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cluster.attach import ClusterSize, attached
+from cluster.sizing import size, this_machine
+from pipeline import lease, plan
+from pipeline.flow import faults_folder
+from pipeline.intake import Delta
+from pipeline.progress import Progress
+from pipeline.publisher import Here, InRayTasks, Publisher
+from pipeline.rounds import Deadlines, Rounds, StoppedEarly
+from pipeline.session import PromiseBroken, RunClosed, Session
+from pipeline.summary import RunResult
+from schemas.config import JobConfig
+from schemas.entries import Entry
+from stages.discover import Discovery
+from stages.storage import StorageUnavailable, Store
+from stages.units import units_of
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks of one run beyond the job's configuration."""
+
+    limit: int | None = None
+    max_hours: float | None = None
+    retry_failed: bool = False
+    address: str | None = None
+
+
+def run(config: JobConfig, entries: Sequence[Entry], request: Request, progress: Progress) -> RunResult:
+    """Annotates and publishes what is due.
+
+    Raises BadRequest where nothing was started, and KeyboardInterrupt after publishing what was complete.
+    """
+    began_s = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if request.address is None:
+            size(config.resources, this_machine())  # refuses here what could never be scheduled, while nothing is written yet
+            cluster = None
+        else:
+            cluster = stack.enter_context(attached(request.address))
+            size(config.resources, cluster)
+        store = Store(config.output)
+        session = Session.open(store, config, entries, retry_failed=request.retry_failed)
+        stack.enter_context(_renewed(session))
+        return _Run(config, entries, request, progress, store, session, cluster, began_s).result()
+
+
+@contextlib.contextmanager
+def _renewed(session: Session) -> Iterator[None]:
+    """Renews the lease from a thread of its own, so that no wait of the driver lets it lapse."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(lease.RENEW_S):
+            # A store that does not answer now may answer in time for the next one; if not, the run was not alive either.
+            with contextlib.suppress(StorageUnavailable):
+                session.renew_lease()
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class _Run:
+    def __init__(
+        self,
+        config: JobConfig,
+        entries: Sequence[Entry],
+        request: Request,
+        progress: Progress,
+        store: Store,
+        session: Session,
+        cluster: ClusterSize | None,
+        began_s: float,
+    ) -> None:
+        self._config, self._entries, self._request, self._progress = config, entries, request, progress
+        self._store, self._session, self._cluster, self._began_s = store, session, cluster, began_s
+        self._discovery = Discovery(config.input)
+        self._first_receipt_s: float | None = None
+
+    def result(self) -> RunResult:
+        """Finds, works, publishes, closes. After a Ctrl-C too, before it is raised again."""
+        stopped = broken = None
+        try:
+            self._find()
+            self._work()
+        except (StoppedEarly, StorageUnavailable, RunClosed) as error:
+            stopped = str(error)
+        except KeyboardInterrupt:
+            self._close(complete=False)
+            raise
+        try:
+            self._close(complete=stopped is None and not self._session.sums.open)
+        except PromiseBroken as error:
+            broken = str(error)
+        except (StorageUnavailable, RunClosed) as error:
+            stopped = stopped or str(error)
+        return self._told(stopped, broken)
+
+    def _find(self) -> None:
+        """Lists the input and tells the session which units are to do."""
+        left = self._request.limit
+        for sources in self._discovery.batches():
+            due = self._session.due(sources)
+            if left is not None:
+                self._session.leave_out(max(0, due.num_rows - left))
+                due = due.slice(0, left)
+                left -= due.num_rows
+            self._session.expect(units_of(due, self._config.clips))
+        sums = self._session.sums
+        if sums.due > sums.left_out:
+            self._progress.start(sums.due - sums.left_out)
+            self._progress.update(videos=sums.rejected, failures=sums.rejected)
+
+    def _work(self) -> None:
+        """Runs what is missing and publishes. Without anything missing, without Ray."""
+        if not self._session.missing().num_rows:
+            self._publisher(Here()).finish()
+            return
+        with contextlib.ExitStack() as stack:
+            own = attached(object_store_bytes=self._config.resources.object_store_bytes)
+            cluster = self._cluster or stack.enter_context(own)
+            publisher = self._publisher(InRayTasks())
+            sizing = size(self._config.resources, cluster)
+            steps = plan.steps(self._config, self._entries, sizing, self._store.root, self._session.run_id)
+
+            def received(receipts: pa.Table) -> None:
+                publisher.received(self._received(receipts).clips)
+
+            rounds = Rounds(self._session, steps, self._store.root, cluster.cpus, self._deadlines(), received, publisher.tick)
+            try:
+                rounds.run()
+            except (StoppedEarly, KeyboardInterrupt):
+                publisher.finish()
+                raise
+            else:
+                publisher.finish()
+            finally:
+                self._tell_of_faults()
+
+    def _publisher(self, launcher: Here | InRayTasks) -> Publisher:
+        return Publisher(self._session, self._store.root, self._config.resources, launcher)
+
+    def _deadlines(self) -> Deadlines:
+        hours = self._request.max_hours
+        return Deadlines(None if hours is None else self._began_s + hours * 3600, self._config.resources.stall_s)
+
+    def _received(self, receipts: pa.Table) -> Delta:
+        if self._first_receipt_s is None:
+            self._first_receipt_s = time.monotonic() - self._began_s
+        delta = self._session.receive(receipts)
+        self._progress.update(videos=delta.videos, clips=delta.clips, video_s=delta.decoded_s, failures=delta.failed)
+        return delta
+
+    def _tell_of_faults(self) -> None:
+        folder = faults_folder(self._session.run_id)
+        notes = [found.key for found in self._store.list(folder)]
+        if notes:
+            last_line = self._store.read(notes[0]).decode().rstrip().rpartition("\n")[2]
+            self._progress.note(
+                f"{len(notes)} unexpected errors in workers, see {self._store.uri(folder)}; one is: {last_line}"
+            )
+
+    def _close(self, *, complete: bool) -> None:
+        wall_s = time.monotonic() - self._began_s
+        self._session.close({"wall_s": wall_s, "first_receipt_s": self._first_receipt_s}, complete=complete)
+
+    def _told(self, stopped: str | None, broken: str | None) -> RunResult:
+        sums = self._session.sums
+        return RunResult(
+            run_id=self._session.run_id,
+            output=self._store.root,
+            counts=dict(sums.statuses),
+            not_due=sums.not_due + sums.given_up,
+            duplicates=sums.duplicates + self._discovery.duplicates,
+            clips=sums.clips,
+            video_s=sums.decoded_s,
+            wall_s=time.monotonic() - self._began_s,
+            first_receipt_s=self._first_receipt_s,
+            errors=dict(sums.errors),
+            stopped_reason=stopped,
+            promise_broken=broken,
+        )
