@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pipeline.rounds import StoppedEarly
 from pipeline.session import EpochPlan, Session
 from schemas.config import ResourcesConfig
+from schemas.errors import ClipmillError
 
 MOST_IN_FLIGHT = 2  # epochs planned and not yet published; the next one waits
 
@@ -53,8 +55,12 @@ class InRayTasks:
         import ray
 
         done, _ = ray.wait([handle], timeout=timeout_s)
-        if done:
-            ray.get(handle)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayError as error:
+            if isinstance(error, ClipmillError):  # Ray raises what the task raised as a RayError of that kind too
+                raise
+            raise StoppedEarly(f"an epoch could not be published: {error}") from error
         return bool(done)
 
 

@@ -15,7 +15,9 @@ from cluster.sizing import size, this_machine
 from pipeline import lease, plan
 from pipeline.flow import faults_folder
 from pipeline.intake import Delta
+from pipeline.log import EpochAbandoned
 from pipeline.progress import Progress
+from pipeline.publish import PartsMissing
 from pipeline.publisher import Here, InRayTasks, Publisher
 from pipeline.rounds import Deadlines, Rounds, StoppedEarly
 from pipeline.session import PromiseBroken, RunClosed, Session
@@ -99,7 +101,7 @@ class _Run:
         try:
             self._find()
             self._work()
-        except (StoppedEarly, StorageUnavailable, RunClosed) as error:
+        except (StoppedEarly, StorageUnavailable, RunClosed, EpochAbandoned, PartsMissing) as error:
             stopped = str(error)
         except KeyboardInterrupt:
             self._close(complete=False)
