@@ -144,13 +144,13 @@ class Log:
                 self._fold(parse(number, body))
 
     def _fold(self, event: Event) -> None:
-        problem = self._apply(event)
+        problem = self.apply(event)
         if problem:
             raise PromiseBroken(f"{self.store.uri(key_of(event.number))}: {problem}")
-        self.length = event.number + 1
 
-    def _apply(self, event: Event) -> str | None:
+    def apply(self, event: Event) -> str | None:
         """Takes one event in; what is wrong with it, if anything."""
+        self.length = event.number + 1
         run = self.runs.get(event.run)
         if event.kind == "open":
             self.runs[event.run] = RunState(event)

@@ -3,8 +3,8 @@
 - One unit whose storage failed defers the video: nothing of it is published, it is due again.
 - Without a single good clip it is quarantined where a unit ended or hung its worker, else failed.
 - With good clips it is partial where a unit, a tail, a clip or a stage is missing or incomplete, else ok.
-- `clips` is partial where decoding lost something; a model stage is partial where clips have an error instead of its answer,
-  and failed, with no rows, where all have. A lost unit alone does not make it partial: it answered every clip there is.
+- A stage is partial where decoding lost something, or where clips have an error instead of its answer; it failed, with no rows,
+  where all have. So ok means an answer for every clip of the whole video.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def outcome(units: Sequence[UnitEnd], recipe: Recipe, due: Iterable[str], run_id
         elif ingredient.stage == "clips":
             status, rows = (StageStatus.PARTIAL if lost else StageStatus.OK), clips
         else:
-            status, rows, trouble = _answers(units, ingredient)
+            status, rows, trouble = _answers(units, ingredient, lost)
             stage_troubles += [trouble] if trouble else []
         stages.append(_stage(ingredient, status, rows))
     left = _status(is_deferred, good, troubles, lost or bool(stage_troubles))
@@ -121,7 +121,7 @@ def rejected(source: Row, recipe: Recipe, run_id: str, at: datetime) -> Outcome:
     return Outcome(row)
 
 
-def _answers(units: Sequence[UnitEnd], ingredient: Ingredient) -> tuple[StageStatus, int, Trouble | None]:
+def _answers(units: Sequence[UnitEnd], ingredient: Ingredient, lost: bool) -> tuple[StageStatus, int, Trouble | None]:
     staged = [
         found
         for unit in units
@@ -131,7 +131,7 @@ def _answers(units: Sequence[UnitEnd], ingredient: Ingredient) -> tuple[StageSta
     ]
     good, failed = sum(found["good"] for found in staged), sum(found["failed"] for found in staged)
     if not failed and good:
-        return StageStatus.OK, sum(found["rows"] for found in staged), None
+        return StageStatus.PARTIAL if lost else StageStatus.OK, sum(found["rows"] for found in staged), None
     first = next((found for found in staged if found["error_code"]), None)
     code = first["error_code"] if first else ErrorCode.NO_CLIPS.value
     message = one_line(f"{failed} of {good + failed} clips: {(first or {}).get('error_message')}")

@@ -1,0 +1,154 @@
+"""Checks the promises on what is published: log, ledger and tables against each other, both ways, in bounded memory."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import lease
+from pipeline.findings import Finding, Findings
+from pipeline.gather import EpochPlan, PlannedObject
+from pipeline.log import NAME, Body, EpochState, Log, PromiseBroken, key_of, parse
+from pipeline.objects import Written, examined, footer, property_of
+from pipeline.recipe import Recipe
+from pipeline.verify_across import check_across
+from pipeline.verify_rows import check_epoch_rows
+from schemas.tables import TABLES
+from stages.storage import Store
+
+
+def verify(store: Store, now: datetime | None = None) -> list[Finding]:
+    """Everything that is not as promised; an empty list where all is well. Reads every published object once or twice.
+
+    A run may be at work meanwhile: what it has planned and not committed yet is no fault. Raises StorageUnavailable.
+    """
+    found = Findings()
+    # Listed before the log is read: every object that is there now has been planned by then.
+    listed = {info.key: info.size_bytes for table in TABLES for info in store.list(table)}
+    log = read_log(store, found)
+    intact = [epoch for epoch in log.epochs.values() if _epoch(store, log, epoch, listed, now or datetime.now(UTC), found)]
+    _strays(log, listed, found)
+    _sums(log, found)
+    for epoch in intact:
+        check_epoch_rows(store, log, epoch, found)
+    check_across(store, log, intact, found)
+    return found.all()
+
+
+def read_log(store: Store, found: Findings) -> Log:
+    """The log as far as it can be made sense of."""
+    log = Log(store)
+    numbers = sorted(int(match[1]) for info in store.list("_log") if (match := NAME.fullmatch(info.key)))
+    for number in sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers)):
+        found.add("log-gap", key_of(number), "is missing, but later entries are there")
+    for number in numbers:
+        try:
+            problem = log.apply(parse(number, store.read(key_of(number))))
+        except PromiseBroken as error:
+            problem = str(error)
+        if problem:
+            found.add("log-entry", key_of(number), problem)
+    return log
+
+
+def _epoch(store: Store, log: Log, epoch: EpochState, listed: dict[str, int], now: datetime, found: Findings) -> bool:
+    """Checks the objects of an epoch; whether it is committed and all of them are as they were written."""
+    try:
+        plan = EpochPlan.of(epoch.plan)
+        Recipe.from_json(log.runs[plan.run].opened.body["recipe"])
+    except (KeyError, TypeError, ValueError) as error:
+        found.add("log-entry", key_of(epoch.plan.number), f"is no plan, or its run names no recipe: {error!r}")
+        return False
+    where = f"epoch {plan.epoch}"
+    if epoch.abandoned:
+        found.unless(epoch.void, "unfinished", where, "was given up and not taken back; the next run does it")
+        for planned in plan.objects if epoch.void else ():
+            if planned.key in listed and not _is_empty(store, planned):
+                found.add("void-rows", planned.key, "belongs to an epoch that was taken back, and holds rows")
+        return False
+    if epoch.commit is None:
+        run = log.runs[plan.run]
+        is_over = run.closed is not None or lease.read(store, run).is_dead(now)
+        found.unless(not is_over, "unfinished", where, f"of run {plan.run} is planned and not committed; the next run does it")
+        return False
+    return _committed(store, plan, epoch.commit.body.get("objects", []), listed, found)
+
+
+def _committed(store: Store, plan: EpochPlan, objects: list[Body], listed: dict[str, int], found: Findings) -> bool:
+    where = f"epoch {plan.epoch}"
+    try:
+        written = {str(item["key"]): Written.from_json(item) for item in objects}
+    except (KeyError, TypeError) as error:
+        found.add("log-entry", where, f"its commit names no objects: {error!r}")
+        return False
+    as_planned = list(written) == [planned.key for planned in plan.objects]
+    if not found.unless(as_planned, "commit", where, "committed other objects than planned"):
+        return False
+    whole = [_object(store, plan, planned, written[planned.key], listed, found) for planned in plan.objects]
+    return all(whole)
+
+
+def _object(
+    store: Store, plan: EpochPlan, planned: PlannedObject, written: Written, listed: dict[str, int], found: Findings
+) -> bool:
+    key = planned.key
+    if key not in listed and store.size(key) is None:  # one committed since the listing is not in it
+        found.add("missing", key, "was committed and is gone")
+        return False
+    try:
+        real = examined(store, key, planned.rows)
+    except FileNotFoundError:
+        found.add("missing", key, "was committed and is gone")
+        return False
+    if real != written:
+        message = f"has {real.size_bytes} bytes of digest {real.digest}; {written.size_bytes} of {written.digest} were written"
+        found.add("changed", key, message)
+        return False
+    metadata = footer(store, key)
+    if metadata is None or metadata.num_rows != planned.rows:
+        found.add("rows", key, f"does not hold the {planned.rows} rows that were planned")
+        return False
+    wrong = {name: value for name, value in plan.properties(planned).items() if property_of(metadata, name) != value}
+    found.unless(not wrong, "footer", key, f"its footer does not say {wrong}")
+    return not wrong and _schema(store, planned, found)
+
+
+def _schema(store: Store, planned: PlannedObject, found: Findings) -> bool:
+    with store.open_read(planned.key) as file:
+        real = pq.read_schema(file)
+    expected = TABLES[planned.table].schema
+    same = real.remove_metadata().equals(expected.remove_metadata())
+    return found.unless(same, "schema", planned.key, f"has columns {_columns(real)}, not {_columns(expected)}")
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}{'' if field.nullable else ' not null'}" for field in schema)
+
+
+def _is_empty(store: Store, planned: PlannedObject) -> bool:
+    metadata = footer(store, planned.key)
+    return metadata is not None and metadata.num_rows == 0
+
+
+def _strays(log: Log, listed: dict[str, int], found: Findings) -> None:
+    """Objects below the tables that the log does not name: readers would take them for ours."""
+    named = {planned["key"] for epoch in log.epochs.values() for planned in epoch.plan.body.get("objects", [])}
+    for key in sorted(set(listed) - named):
+        found.add("stray", key, "no epoch has published it")
+
+
+def _sums(log: Log, found: Findings) -> None:
+    """Promise 1 from outside: what a run counted against the rows that its epochs put into the ledger."""
+    for run, state in log.runs.items():
+        sums = state.closed.body.get("sums") if state.closed else None
+        if not sums:
+            continue  # alive, or closed by somebody else who could not know its sums
+        epochs = [log.epochs[number] for number in state.epochs]
+        rows = sum(epoch.plan.body.get("videos", 0) for epoch in epochs if not epoch.void)
+        voided = any(epoch.void for epoch in epochs)
+        found.unless(rows == sums["rows"] or voided, "sums", run, f"counted {sums['rows']} rows of the ledger; it has {rows}")
+        settled = sum(sums[name] for name in ("rows", "not_due", "given_up", "duplicates", "left_out"))
+        if state.closed and state.closed.body.get("complete"):
+            found.unless(sums["listed"] == settled, "sums", run, f"listed {sums['listed']} sources and settled {settled}")
