@@ -1,0 +1,51 @@
+"""The package as a user gets it: a wheel in a fresh environment, used from a folder with names like ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOSTILE = ("pipeline", "stages", "schemas", "cluster")
+
+
+@pytest.fixture(scope="module")
+def clipmill(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The installed program. The environment has our wheel; what we depend on it borrows from the one that runs the tests."""
+    folder = tmp_path_factory.mktemp("install")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(ROOT)], check=True)
+    venv.create(folder / "venv", with_pip=False)
+    site = next((folder / "venv" / "lib").glob("python*")) / "site-packages"
+    (wheel,) = folder.glob("clipmill-*.whl")
+    subprocess.run([*pip, "--python", str(folder / "venv" / "bin" / "python"), "install", "--no-deps", str(wheel)], check=True)
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "venv" / "bin" / "clipmill"
+
+
+def test_the_demo_runs_from_a_folder_that_holds_its_own_pipeline_and_stages(clipmill: Path, tmp_path: Path) -> None:
+    for name in HOSTILE:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise ImportError('imported the caller\\'s {name}')\n")
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
+    done = subprocess.run(
+        [clipmill, "demo", "--videos", "3", "--seed", "5", "--output", "my demo"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    scores = json.loads((tmp_path / "my demo" / "score.json").read_text())
+    assert scores["videos"] == 3
+    assert "clipmill query" in done.stdout
+    assert (tmp_path / "my demo" / "tables" / "_current.json").exists()
