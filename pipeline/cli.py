@@ -79,11 +79,10 @@ def call(args: Sequence[str]) -> int:
         return _failed(f"{said}; clipmill --help says what there is", summary.BAD_REQUEST)
     except BadRequest as error:
         return _failed(str(error), summary.BAD_REQUEST)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return _failed("interrupted", summary.INTERRUPTED)
-    except BrokenPipeError:
-        sys.stdout = None  # whoever read us has left; there is nothing to flush into
-        return summary.DONE
+    except SystemExit as end:  # typer's way out when whoever read us has left
+        return summary.DONE if isinstance(end.__context__, BrokenPipeError) else int(end.code or 0)
     except ClipmillError as error:
         return _failed(str(error), _code_of(error))
 
@@ -162,7 +161,7 @@ def run(
     from pipeline.run import Request
 
     result = _run(job, preflight(job).entries, Request(limit, max_hours, retry_failed, address))
-    if not result.videos and not result.not_due:
+    if not (result.videos or result.not_due or result.stopped_reason):
         _note(f"warning: no videos in {job.input.uri}")
     print("\n".join(summary.lines(result)))
     return summary.exit_code(result, share)
@@ -212,9 +211,16 @@ def verify(output: OutputArgument, as_json: JsonOption = False) -> int:
     """Check the promises on what is published: log, ledger and tables against each other, both ways."""
     from pipeline import verify as checks
 
-    report = checks.verify(_existing(output))
-    _print(report.to_json() if as_json else report.lines())
-    return summary.DONE if report.is_good else summary.BROKEN
+    store = _existing(output)
+    found = checks.verify(store)
+    if as_json:
+        _print({"output": store.root, "is_good": not found, "findings": [vars(finding) for finding in found]})
+    else:
+        _print(
+            [str(finding) for finding in found]
+            or [f"{store.root}: log, ledger and tables agree, and every object is as written"]
+        )
+    return summary.BROKEN if found else summary.DONE
 
 
 @app.command()
@@ -229,13 +235,14 @@ def query(
     from pipeline import query as asking
     from pipeline import views
 
+    engine: views.Dialect | None = dialect.value if dialect else None
     store = _existing(output)
-    if dialect is not None:
-        print(views.script(store.root, views.read_current(store), dialect.value), end="")
+    if engine is not None:
+        print(views.script(store.root, views.read_current(store), engine), end="")
         return summary.DONE
     if sql is None:
         raise BadRequest('SQL is missing, such as "SELECT * FROM annotations LIMIT 10"')
-    shown = how.value if how else "table" if sys.stdout.isatty() else "csv"
+    shown: asking.Format = how.value if how else "table" if sys.stdout.isatty() else "csv"
     with asking.opened(store) as connection:
         asking.show(asking.select(connection, sql), shown, sys.stdout, limit)
         sys.stdout.flush()
@@ -245,7 +252,21 @@ def query(
 @app.command()
 def unlock(output: OutputArgument, yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False) -> int:
     """Close a run whose lease has not lapsed, so that another can start."""
-    raise NotImplementedError
+    from pipeline import unlock as locks
+
+    store = _existing(output)
+    runs = locks.open_runs(store)
+    if not runs:
+        print("no run is open; nothing to unlock")
+        return summary.DONE
+    print("\n".join(run.line() for run in runs))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise BadRequest("unlock asks before it closes a run; say --yes where nobody can answer")
+        if not typer.confirm("A run that still works is stopped by this and has to start again. Close?"):
+            return _failed("left as it is", summary.BAD_REQUEST)
+    print(locks.close(store, runs))
+    return summary.DONE
 
 
 # --- what commands share ---
@@ -268,7 +289,7 @@ def _run(job: JobConfig, entries: tuple[Entry, ...], request: Request | None) ->
         with Progress() as progress:
             return runner.run(job, entries, request or runner.Request(), progress)
     except KeyboardInterrupt:
-        _note("interrupted; what was complete is published, and the same command goes on from here")
+        _note("clipmill: interrupted; the same command goes on from here")
         raise typer.Exit(summary.INTERRUPTED) from None
 
 

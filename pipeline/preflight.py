@@ -31,10 +31,10 @@ def preflight(config: JobConfig, *, writes: bool = True) -> Preflight:
 
     Raises BadRequest, one line that names the URI or the key. `writes=False` leaves out whether the output takes writes.
     """
-    from stages.discover import check_input
+    from stages.discover import Discovery
     from stages.storage import Store
 
-    check_input(config.input)
+    Discovery(config.input)  # looks whether it is there
     store = Store(config.output)
     if writes:
         store.check_writable()

@@ -128,7 +128,7 @@ SELECT s.fingerprint, count(DISTINCT video_id), CAST(sum(s.rows) AS BIGINT) FROM
 """
 
 
-def _rows(connection: DuckDBPyConnection, sql: str) -> list[Sequence[Any]]:
+def _rows(connection: DuckDBPyConnection, sql: str) -> list[Any]:
     return list(query.select(connection, sql).rows)
 
 
@@ -149,7 +149,7 @@ def _runs(connection: DuckDBPyConnection, store: Store) -> Iterator[RunCount]:
 
     log = Log(store)
     log.refresh()
-    counted = dict(_rows(connection, "SELECT run_id, count(*) FROM videos GROUP BY 1"))
+    counted: dict[str, int] = dict(_rows(connection, "SELECT run_id, count(*) FROM videos GROUP BY 1"))
     for run in sorted(log.runs.values(), key=lambda run: run.opened.number, reverse=True)[:LAST_RUNS]:
         name = run.opened.run
         state = "done" if run.closed else "dead" if lease.read(store, run).is_dead(datetime.now(UTC)) else "running"
@@ -162,7 +162,7 @@ def _sources(connection: DuckDBPyConnection, source: InputConfig) -> Sources:
     from stages.discover import Discovery
 
     known = {_digest(uri) for (uri,) in query.select(connection, "SELECT DISTINCT uri FROM videos").rows}
-    listed = {_digest(uri) for table in Discovery(source) for uri in table["uri"].to_pylist()}
+    listed = {_digest(uri) for table in Discovery(source).batches() for uri in table["uri"].to_pylist()}
     gone = known - listed
     uris = (uri for (uri,) in query.select(connection, "SELECT DISTINCT uri FROM videos ORDER BY 1").rows)
     shown = _first(SHOWN_URIS, (uri for uri in uris if _digest(uri) in gone)) if gone else ()

@@ -15,15 +15,16 @@ DEFAULT_MAX_FAILED = 0.05
 class RunResult:
     """What one run did.
 
-    `counts` holds videos by status that got a ledger row in this run. `not_due` videos were complete already, `duplicates`
-    are entries of the input that named a video a second time. `video_s` is the time that decoded, `first_receipt_s` the
-    wall time to the first unit that came through every stage.
+    `counts` holds videos by status that got a ledger row in this run. `not_due` videos were complete already, `left_out` were
+    due but beyond --limit, `duplicates` are entries of the input that named a video a second time. `video_s` is the time that
+    decoded, `first_receipt_s` the wall time to the first unit that came through every stage.
     """
 
     run_id: str
     output: str
     counts: Mapping[str, int] = field(default_factory=dict)
     not_due: int = 0
+    left_out: int = 0
     duplicates: int = 0
     clips: int = 0
     video_s: float = 0.0
@@ -65,6 +66,8 @@ def lines(result: RunResult) -> list[str]:
     rows = [("videos", _videos(result)), ("clips", f"{result.clips:,}")]
     if result.not_due:
         rows.insert(1, ("not due", f"{result.not_due:,} were complete already"))
+    if result.left_out:
+        rows.insert(1, ("left out", f"{result.left_out:,} are due but beyond --limit"))
     if result.duplicates:
         rows.insert(1, ("doubled", f"{result.duplicates:,} entries of the input name a video a second time"))
     if result.video_s > 0:

@@ -126,6 +126,17 @@ def write_small(store: Store) -> None:
     write_current(store)
 
 
+def write_log(store: Store, *events: tuple[str, str], body: Mapping[str, Any] | None = None) -> None:
+    """Events (kind, run) of the log, an hour apart, the first one at noon."""
+    from pipeline.log import Log, timestamp
+
+    log = Log(store)
+    for kind, run in events:
+        log.refresh()
+        at = timestamp(NOON + datetime.timedelta(hours=log.length))
+        log.append(kind, run, lambda number, at=at: {"token": f"{number}", "at": at, **(body or {})})
+
+
 def partition_names(table: Table) -> list[str]:
     return [*table.schema.names, *table.partitions]
 

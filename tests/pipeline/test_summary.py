@@ -50,13 +50,14 @@ def test_a_broken_promise_outweighs_an_early_stop_and_that_outweighs_failures() 
 
 def test_the_summary_is_aligned_and_says_everything_that_there_is() -> None:
     found = result(
-        counts={"failed": 2, "ok": 1040}, not_due=12, duplicates=3, clips=20345, video_s=7200, wall_s=720,
+        counts={"failed": 2, "ok": 1040}, not_due=12, left_out=5, duplicates=3, clips=20345, video_s=7200, wall_s=720,
         first_receipt_s=8.25, errors={"no_video": 1, "truncated": 2},
     )  # fmt: skip
     assert summary.lines(found) == [
         "run r1 done in 12 min 00 s, the first video done after 8.2 s",
         "  videos   1,040 ok, 2 failed",
         "  doubled  3 entries of the input name a video a second time",
+        "  left out 5 are due but beyond --limit",
         "  not due  12 were complete already",
         "  clips    20,345",
         "  footage  2 h 00 min, 10 hours of video per hour",
