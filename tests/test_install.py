@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HOSTILE = ("pipeline", "stages", "schemas", "cluster")
+PACKAGES = ("pipeline", "stages", "schemas", "cluster")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,12 @@ def clipmill(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The installed program. The environment has our wheel; what we depend on it borrows from the one that runs the tests."""
     folder = tmp_path_factory.mktemp("install")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(ROOT)], check=True)
+    source = folder / "source"  # a build leaves its traces where it builds
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(source)], check=True)
     venv.create(folder / "venv", with_pip=False)
     site = next((folder / "venv" / "lib").glob("python*")) / "site-packages"
     (wheel,) = folder.glob("clipmill-*.whl")
@@ -31,7 +37,7 @@ def clipmill(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_demo_runs_from_a_folder_that_holds_its_own_pipeline_and_stages(clipmill: Path, tmp_path: Path) -> None:
-    for name in HOSTILE:
+    for name in PACKAGES:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise ImportError('imported the caller\\'s {name}')\n")
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
