@@ -27,19 +27,18 @@ class FadeFinder:
         self._start: int | None = None  # of the flat stretch that the newest frame is in
         self._ended: tuple[int, int] | None = None  # a short stretch, [first, past the last), still to be judged
 
-    def step(self, ended: bool) -> list[int]:
-        """To be called after each frame. Frames at which a shot begins that are certain now.
+    def step(self, newest: int, ended: bool) -> list[int]:
+        """To be called for each frame in order. Frames at which a shot begins that are certain with frame `newest`.
 
         `ended`: the frame only repeats the last one of the stream, whose flat tail is no shot of its own.
         """
-        newest = self._history.count - 1
         found = []
         if self._ended is not None and newest == self._ended[1] + _PAST[-1] - 1:
             found += self._judged(*self._ended)
             self._ended = None
         if ended:
             return found
-        flat = self._history.picture(newest).is_flat()
+        flat = self._history.picture(newest).is_flat
         if flat and self._start is None:
             self._start = newest
         elif flat and self._start is not None and newest - self._start == _SHORT:

@@ -16,16 +16,18 @@ import numpy as np
 from stages.history import History
 from stages.picture import LUMA_BLOCKS, Picture, likeness
 
-LENGTHS = (6, 11, 16, 21, 26)  # frames from the last of the old scene to the first of the new one
+LENGTHS = (6, 11, 16, 21)  # frames from the last of the old scene to the first of the new one
 _LEVEL = 5  # level frames wanted on both sides
 BEFORE = LENGTHS[-1] // 2 + _LEVEL  # frames that a fit wants before its centre
 AFTER = LENGTHS[-1] - LENGTHS[-1] // 2 + _LEVEL  # and after it
 _WINDOW = BEFORE + 1 + AFTER
 
+_EVERY = 2  # frames from one centre that is tried to the next
 _PEAK = 5  # frames on both sides within which the best fit is taken
 LATENCY = AFTER + _PEAK
 
 _MIN_SIZE = 6.0  # root mean square change of the blocks, codes
+_QUICK, _MIN_QUICK = 7, 2.0  # frames on both sides of the centre, and codes: less change than this is not looked at closer
 _MAX_STEP = 0.5  # part of the change that one frame may bring: more is a cut
 _MIN_FIT = 0.8  # part of the blocks' variance that the ramp explains
 _MIN_GAIN = 0.0  # more than a straight line explains
@@ -66,11 +68,11 @@ _NORMS = np.array([1 / (r.max() - r.min()) for r in _RAMPS])
 def fit(coarse: np.ndarray) -> Fit | None:
     """The best ramp in a window of coarse pictures, (window, blocks), about its frame number BEFORE; None if none fits."""
     blocks = coarse.shape[1]
-    centred = coarse - coarse[BEFORE]
-    if float(np.abs(centred[BEFORE + 3] - centred[BEFORE - 3]).mean()) < 0.1 * _MIN_SIZE:
+    if float(np.abs(coarse[BEFORE + _QUICK] - coarse[BEFORE - _QUICK]).sum()) < _MIN_QUICK * blocks:
         return None
+    centred = coarse - coarse[BEFORE]
     products = _ALL @ centred
-    ramp, line, total = np.split(np.einsum("ij,ij->i", products, products), 3)
+    ramp, line, total = np.einsum("ij,ij->i", products, products).reshape(3, -1)
     energy = np.einsum("ij,ij->i", centred, centred)
     variance = _MEMBERS @ energy - total / _COUNTS + 1e-3
     quality = ramp / variance
@@ -98,7 +100,7 @@ def is_dissolve(pictures: Sequence[Picture]) -> bool:
     blocks[:LUMA_BLOCKS] -= np.median(blocks[:LUMA_BLOCKS])  # a change of light is none
     if float((np.abs(blocks) > _CHANGED).mean()) < _MIN_CHANGED:
         return False
-    return likeness(old, new) < _MAX_LIKENESS and not old.is_flat() and not new.is_flat()
+    return likeness(old, new) < _MAX_LIKENESS and not old.is_flat and not new.is_flat
 
 
 class DissolveFinder:
@@ -108,11 +110,10 @@ class DissolveFinder:
         self._history = history
         self._fits: deque[tuple[int, Fit]] = deque()  # centre and fit, of the last 2 * _PEAK + 1 centres
 
-    def step(self) -> list[int]:
-        """To be called after each frame. The middle frame of a dissolve, where one is certain now."""
-        newest = self._history.count - 1
+    def step(self, newest: int) -> list[int]:
+        """To be called for each frame in order. The middle frame of a dissolve, where one is certain with frame `newest`."""
         centre = newest - AFTER
-        if centre - BEFORE >= self._history.first:
+        if centre % _EVERY == 0 and centre - BEFORE >= self._history.first:
             fitted = fit(self._history.coarse(centre - BEFORE, newest + 1))
             if fitted is not None:
                 self._fits.append((centre, fitted))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from stages.picture import BLOCKS, Picture, distance, picture
+from stages.picture import BLOCKS, Picture, pictures
 from stages.planes import Planes
 
 
 class History:
-    """The last `kept` pictures, and how much each differs from the one before. Frames are numbered from 0."""
+    """The last `kept` pictures. Frames are numbered from 0."""
 
     def __init__(self, kept: int) -> None:
         self.count = 0  # frames so far: the newest is number count - 1
         self._kept = kept
         self._pictures: deque[Picture] = deque(maxlen=kept)
-        self._changes: deque[float] = deque(maxlen=kept)
         self._coarse = np.zeros((4 * kept, BLOCKS), np.float32)
         self._end = 0  # rows of _coarse in use end here
 
@@ -26,23 +27,22 @@ class History:
         """Number of the oldest frame that is kept."""
         return self.count - len(self._pictures)
 
-    def push(self, planes: Planes, time_s: float) -> None:
-        """Takes the next frame."""
-        self._append(picture(planes, time_s, self._pictures[-1] if self._pictures else None))
+    def extend(self, frames: Sequence[tuple[Planes, float]]) -> None:
+        """Takes the next frames: planes, and time in seconds."""
+        self._append(pictures(frames, self._pictures[-1] if self._pictures else None))
 
-    def repeat(self) -> None:
-        """Takes the newest frame once more: what follows a stream's end."""
-        self._append(self._pictures[-1])
+    def repeat(self, times: int) -> None:
+        """Takes the newest frame some times more: what follows a stream's end."""
+        self._append([replace(self._pictures[-1], change=0.0)] * times)
 
-    def _append(self, new: Picture) -> None:
-        self._changes.append(distance(self._pictures[-1], new) if self._pictures else 0.0)
-        self._pictures.append(new)
-        if self._end == len(self._coarse):
-            self._coarse[: self._kept] = self._coarse[self._end - self._kept :]
+    def _append(self, new: list[Picture]) -> None:
+        if self._end + len(new) > len(self._coarse):
+            self._coarse[: self._kept] = self._coarse[self._end - self._kept : self._end]
             self._end = self._kept
-        self._coarse[self._end] = new.coarse
-        self._end += 1
-        self.count += 1
+        self._coarse[self._end : self._end + len(new)] = [one.coarse for one in new]
+        self._end += len(new)
+        self._pictures.extend(new)
+        self.count += len(new)
 
     def picture(self, number: int) -> Picture:
         """Frame `number`; the oldest or newest one kept where it lies beyond them."""
@@ -52,13 +52,9 @@ class History:
         """Frames start..end-1, those of them that are kept."""
         return [self._pictures[n - self.first] for n in range(max(start, self.first), min(end, self.count))]
 
-    def change(self, number: int) -> float:
-        """How much frame `number` differs from the one before it, codes."""
-        return self._changes[number - self.first]
-
     def changes(self, start: int, end: int) -> list[float]:
-        """`change` of frames start..end-1, those of them that are kept; the stream's first frame has none."""
-        return [self.change(n) for n in range(max(start, self.first, 1), min(end, self.count))]
+        """By how many codes each of frames start..end-1 that are kept differs from the one before; not the very first frame."""
+        return [one.change for one in self.pictures(max(start, 1), end)]
 
     def coarse(self, start: int, end: int) -> np.ndarray:
         """Coarse pictures of frames start..end-1, all of them kept: a float32 view, (frames, blocks)."""

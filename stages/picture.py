@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,37 +15,55 @@ COARSE_CHROMA = (5, 8)
 LUMA_BLOCKS = COARSE_LUMA[0] * COARSE_LUMA[1]  # come first in `Picture.coarse`
 BLOCKS = LUMA_BLOCKS + 2 * COARSE_CHROMA[0] * COARSE_CHROMA[1]
 _CHROMA_WEIGHT = 1.5  # colour differences are smaller in codes than they look
+_FLAT_RANGE, _FLAT_SPREAD = 8.0, 3.0  # codes: range of the blocks, standard deviation of the samples
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """`luma` uint8 (about 45, 80), `chroma` uint8 (2, about 22, 40), `coarse` float32 (blocks,): means of blocks of both."""
+    """`luma` uint8 (about 45, 80), `chroma` uint8 (2, about 22, 40), `coarse` float32 (blocks,): means of blocks of both.
+
+    `change` is the distance to the picture before, codes; 0 for the first of a stream. `is_flat`: it is of one plain colour,
+    as black, white, or what stands between two scenes.
+    """
 
     time_s: float
     luma: np.ndarray
     chroma: np.ndarray
     coarse: np.ndarray
+    change: float
+    is_flat: bool
 
     @property
     def spread(self) -> float:
         """Standard deviation of luma, codes."""
         return float(self.luma.std())
 
-    def is_flat(self) -> bool:
-        """Whether this is one plain colour: black, white, or between two scenes."""
-        blocks = self.coarse[:LUMA_BLOCKS]
-        if float(blocks.max() - blocks.min()) > 8.0:
-            return False
-        return self.spread < 3.0 and float(self.chroma.std(axis=(1, 2)).max()) < 3.0
 
+def pictures(frames: Sequence[tuple[Planes, float]], before: Picture | None) -> list[Picture]:
+    """The pictures of consecutive frames (planes, time in seconds), all at once: many small steps on one cost most of the time.
 
-def picture(planes: Planes, time_s: float, like: Picture | None) -> Picture:
-    """The picture of a frame, on the grid of `like` where one is given (a stream may change its size on the way)."""
-    luma, chroma = _halved(planes.luma), np.stack((planes.u[::2, ::2], planes.v[::2, ::2]))
-    if like is not None:
-        luma, chroma = _on_grid(luma, like.luma.shape), _on_grid(chroma, like.chroma.shape)
-    blocks = _block_means(luma, COARSE_LUMA).ravel(), _CHROMA_WEIGHT * _block_means(chroma, COARSE_CHROMA).ravel()
-    return Picture(time_s, luma, chroma, np.concatenate(blocks))
+    They are on the grid of `before`, the picture of the frame before them, or of the first of them: a stream may change
+    its size on the way.
+    """
+    first = frames[0][0]
+    luma = _halved(np.stack([_on_grid(planes.luma, first.luma.shape) for planes, _ in frames]))
+    colours = [_on_grid(c, first.u.shape) for planes, _ in frames for c in (planes.u, planes.v)]
+    chroma = np.stack([c[::2, ::2] for c in colours]).reshape(len(frames), 2, (first.u.shape[0] + 1) // 2, -1)
+    if before is not None:
+        luma, chroma = _on_grid(luma, before.luma.shape), _on_grid(chroma, before.chroma.shape)
+    coarse = np.empty((len(frames), BLOCKS), np.float32)
+    coarse[:, :LUMA_BLOCKS] = _block_means(luma, COARSE_LUMA).reshape(len(frames), -1)
+    coarse[:, LUMA_BLOCKS:] = _CHROMA_WEIGHT * _block_means(chroma, COARSE_CHROMA).reshape(len(frames), -1)
+    last_luma, last_chroma = (luma[0], chroma[0]) if before is None else (before.luma, before.chroma)
+    change = _differences(last_luma, luma) + 2 * _differences(last_chroma, chroma)
+    blocks = coarse[:, :LUMA_BLOCKS]
+    plain = blocks.max(axis=1) - blocks.min(axis=1) <= _FLAT_RANGE
+    return [
+        Picture(
+            time_s, luma[i], chroma[i], coarse[i], float(change[i]), bool(plain[i]) and _is_flat(luma[i], chroma[i])
+        )
+        for i, (_, time_s) in enumerate(frames)
+    ]  # fmt: skip
 
 
 def distance(a: Picture, b: Picture) -> float:
@@ -70,6 +89,10 @@ def shifted_likeness(a: Picture, b: Picture) -> float:
     return best
 
 
+def _is_flat(luma: np.ndarray, chroma: np.ndarray) -> bool:
+    return float(luma.std()) < _FLAT_SPREAD and float(chroma.std(axis=(1, 2)).max()) < _FLAT_SPREAD
+
+
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     x, y = (values.astype(np.float32).ravel() for values in (a, b))
     x, y = x - x.mean(), y - y.mean()
@@ -80,19 +103,27 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return int(np.subtract(np.maximum(a, b), np.minimum(a, b)).sum(dtype=np.uint32)) / a.size
 
 
+def _differences(before: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of each of `frames` to the one ahead of it, the first one to `before`: float64 (frames,)."""
+    old = np.concatenate([before[None], frames[:-1]])
+    change = np.subtract(np.maximum(frames, old), np.minimum(frames, old)).reshape(len(frames), -1)
+    sums: np.ndarray = change.sum(axis=1, dtype=np.uint32) / change.shape[1]
+    return sums
+
+
 def _halved(luma: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 samples, which takes the edge off noise and aliasing; plain where a side is 1."""
-    rows, columns = luma.shape[0] // 2 * 2, luma.shape[1] // 2 * 2
+    """Means of 2 x 2 samples of (frames, rows, columns), against noise and aliasing; as it is where a side is 1."""
+    rows, columns = luma.shape[1] // 2 * 2, luma.shape[2] // 2 * 2
     if not rows or not columns:
         return luma
-    pairs = luma[:rows, :columns].view("<u2")
+    pairs = luma[:, :rows, :columns].view("<u2")
     sums = (pairs & 0xFF) + (pairs >> 8)
-    return ((sums[::2] + sums[1::2] + 2) >> 2).astype(np.uint8)
+    return ((sums[:, ::2] + sums[:, 1::2] + 2) >> 2).astype(np.uint8)
 
 
 def _on_grid(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """`values` (..., rows, columns) with the nearest samples on a grid of `shape`."""
-    if values.shape == shape:
+    """`values` (..., rows, columns) with the nearest samples on a grid whose last two sides are those of `shape`."""
+    if values.shape[-2:] == shape[-2:]:
         return values
     rows, columns = (np.arange(n) * m // n for n, m in zip(shape[-2:], values.shape[-2:], strict=True))
     return np.ascontiguousarray(values[..., rows[:, None], columns])
@@ -101,7 +132,7 @@ def _on_grid(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _block_means(values: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
     """Means over a grid of blocks, float32 (..., *blocks). The sums are whole numbers, hence exact on any machine."""
     down, across, counts = _pooling(values.shape[-2], values.shape[-1], blocks)
-    means: np.ndarray = (down @ values.astype(np.float32) @ across) / counts
+    means: np.ndarray = (down @ (values.astype(np.float32) @ across)) / counts
     return means
 
 

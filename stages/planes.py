@@ -89,23 +89,32 @@ def stride_of(width: int, height: int, area: int) -> int:
     return max(1, round(math.sqrt(width * height / area)))
 
 
-def _samples(frame_planes: tuple[Any, ...], component: _Component, area: int) -> np.ndarray | None:
-    """Small contiguous uint8 view of a component, or None where the plane's memory runs bottom up."""
-    plane = frame_planes[component.plane]
-    dtype = np.dtype(component.dtype)
-    line = plane.line_size // dtype.itemsize
-    width, height = plane.width, plane.height
-    if line < width * component.step:
+@lru_cache(maxsize=1024)
+def _view(component: _Component, area: int, width: int, height: int, line_bytes: int) -> dict[str, Any] | None:
+    """How NumPy looks at a plane's memory to see the samples wanted, or None where the memory runs bottom up."""
+    size = np.dtype(component.dtype).itemsize
+    if line_bytes < width * component.step * size:
         return None
     stride = stride_of(width, height, area)
     first = stride // 2
-    values = np.frombuffer(plane, dtype, count=line * height).reshape(height, line)
-    end = component.offset + width * component.step
-    grid = values[first::stride, component.offset + first * component.step : end : stride * component.step]
+    return {
+        "shape": ((height - first + stride - 1) // stride, (width - first + stride - 1) // stride),
+        "dtype": component.dtype,
+        "offset": first * line_bytes + (component.offset + first * component.step) * size,
+        "strides": (stride * line_bytes, stride * component.step * size),
+    }
+
+
+def _samples(frame_planes: tuple[Any, ...], component: _Component, area: int) -> np.ndarray | None:
+    """Small contiguous uint8 copy of a component, or None where the plane's memory runs bottom up."""
+    plane = frame_planes[component.plane]
+    view = _view(component, area, plane.width, plane.height, plane.line_size)
+    if view is None:
+        return None
+    grid: np.ndarray = np.ndarray(buffer=plane, **view)
     if component.shift:
-        grid = grid >> component.shift
-    # astype copies: the frame's memory goes back to the decoder, and everything downstream wants contiguous rows
-    return grid.astype(np.uint8, order="C")
+        return (grid >> component.shift).astype(np.uint8)
+    return grid.copy() if grid.dtype == np.uint8 else grid.astype(np.uint8)
 
 
 def _is_full_range(frame: av.VideoFrame, name: str) -> bool:

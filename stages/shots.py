@@ -30,8 +30,10 @@ _SAME_SCENE = 0.93  # likeness across the change above which only the light chan
 _MAYBE_SAME = 0.5  # likeness below which no push is looked for
 _APART = 4  # frames: of two cuts closer than this the smaller one is none
 
-LATENCY = 24  # frames after which no boundary is reported any more
-_KEPT = LATENCY + gradual.BEFORE + fades.LATENCY
+_HANDFUL = 4  # frames looked at together
+_SETTLED = gradual.LATENCY + 1  # frames after which all finders have had their say
+LATENCY = _SETTLED + _HANDFUL - 1
+_KEPT = _SETTLED + _HANDFUL + gradual.BEFORE + fades.LATENCY
 _CLEAR = 8  # frames around a cut in which no gradual transition is believed
 
 Kind = Literal["cut", "gradual"]
@@ -46,58 +48,66 @@ class Cut:
 
 
 class ShotDetector:
-    """Feed frames in order by `push`, end by `finish`. What a stream gives depends on nothing before its first frame."""
+    """Feed frames in order by `push`, end by `finish`. What a stream gives depends on nothing before its first frame.
+
+    Frames are looked at by the handful: the arithmetic is cheap, but each call into NumPy costs a microsecond or two.
+    """
 
     def __init__(self) -> None:
         self._history = History(_KEPT)
         self._dissolves = gradual.DissolveFinder(self._history)
         self._fades = fades.FadeFinder(self._history)
+        self._waiting: list[tuple[Planes, float]] = []  # frames not yet in the history
         self._found: dict[int, Kind] = {}  # boundaries not yet reported, by frame number
         self._reported = -_CLEAR  # number of the last boundary reported
 
     @property
     def settled_s(self) -> float:
-        """No cut will be reported any more at a time before this (seconds, -inf before the first frame)."""
+        """No cut will be reported any more at a time before this (seconds, -inf before the first frames)."""
         if not self._history.count:
             return float("-inf")
-        return self._history.picture(self._history.count - LATENCY).time_s
+        return self._history.picture(self._history.count - _SETTLED).time_s
 
     def push(self, planes: Planes, time_s: float) -> list[Cut]:
         """Boundaries that are certain now that this frame is known, in order, each at most LATENCY frames old."""
-        self._history.push(planes, time_s)
-        return self._step()
+        self._waiting.append((planes, time_s))
+        return self._look() if len(self._waiting) == _HANDFUL else []
 
     def finish(self) -> list[Cut]:
         """The boundaries still open when the stream ends. Nothing may be pushed afterwards."""
-        if not self._history.count:
-            return []
-        last = self._history.count
-        cuts = []
-        for _ in range(LATENCY):
-            self._history.repeat()
-            cuts += self._step(last)
+        cuts = self._look() if self._waiting else []
+        end = self._history.count
+        if end:
+            self._history.repeat(_SETTLED)
+            for number in range(end, self._history.count):
+                cuts += self._step(number, end)
         return cuts
 
-    def _step(self, end: int | None = None) -> list[Cut]:
-        """Asks all finders about the newest frame. `end`: the number of frames, where the stream has ended."""
-        for number in [*self._fades.step(ended=end is not None), *self._dissolves.step()]:
+    def _look(self) -> list[Cut]:
+        self._history.extend(self._waiting)
+        first = self._history.count - len(self._waiting)
+        self._waiting = []
+        return [cut for number in range(first, self._history.count) for cut in self._step(number)]
+
+    def _step(self, newest: int, end: int | None = None) -> list[Cut]:
+        """Asks all finders about frame `newest`. `end`: the number of frames, where the stream has ended."""
+        for number in [*self._fades.step(newest, ended=end is not None), *self._dissolves.step(newest)]:
             self._found.setdefault(number, "gradual")
-        candidate = self._history.count - 1 - _AROUND
+        candidate = newest - _AROUND
         if candidate > 0 and is_cut(self._history, candidate):
             self._add_cut(candidate)
-        return self._report(end)
+        return self._report(newest - _SETTLED, end) if self._found else []
 
     def _add_cut(self, number: int) -> None:
         near = [n for n, kind in self._found.items() if kind == "cut" and number - n < _APART]
-        if any(self._history.change(n) >= self._history.change(number) for n in near):
+        if any(self._history.picture(n).change >= self._history.picture(number).change for n in near):
             return
         for n in near:
             del self._found[n]
         self._found[number] = "cut"
 
-    def _report(self, end: int | None) -> list[Cut]:
-        """What is LATENCY frames old; a gradual transition only where no cut, and no other transition, is near."""
-        due = self._history.count - 1 - LATENCY
+    def _report(self, due: int, end: int | None) -> list[Cut]:
+        """Boundaries up to frame `due`; a gradual transition only where no cut, and no other boundary, is near."""
         out = []
         for number in sorted(n for n in self._found if n <= due):
             kind = self._found.pop(number)
@@ -112,11 +122,12 @@ class ShotDetector:
 
 def is_cut(history: History, number: int) -> bool:
     """Whether a shot begins with frame `number`; wants _AROUND frames after it."""
-    if history.change(number) < _MIN_CHANGE or not _stands_out(history, number):
+    change = history.picture(number).change
+    if change < _MIN_CHANGE or not _stands_out(history, number):
         return False
     before = history.pictures(number - _AROUND, number)
     after = history.pictures(number, number + 1 + _AROUND)
-    if min(distance(a, b) for a in before for b in after) < _RETURN * history.change(number):
+    if min(distance(a, b) for a in before for b in after) < _RETURN * change:
         return False
     alike = likeness(before[-1], after[0])
     return alike < _MAYBE_SAME or shifted_likeness(before[-1], after[0]) < _SAME_SCENE
@@ -129,14 +140,15 @@ def _stands_out(history: History, number: int) -> bool:
     the two frames are as unlike as those around them are alike.
     """
     start, end = max(history.first, number - _AROUND - 1), min(history.count, number + _AROUND + 1)
-    typical = np.median(np.abs(np.diff(history.coarse(start, end), axis=0)), axis=1)
     at = number - start - 1
-    if typical[at] < _MIN_TYPICAL:
+    leap = _leap(history.changes(start + 1, end), at)
+    if leap < _MIN_LEAP_UNLIKE:
         return False
-    leap = min(_leap(history.changes(start + 1, end), at), _leap(typical.tolist(), at))
-    if leap >= _MIN_LEAP:
-        return True
-    return leap >= _MIN_LEAP_UNLIKE and _is_unlike(history.pictures(start, end), at)
+    typical = np.median(np.abs(np.diff(history.coarse(start, end), axis=0)), axis=1)
+    leap = min(leap, _leap(typical.tolist(), at))
+    if leap < _MIN_LEAP_UNLIKE or typical[at] < _MIN_TYPICAL:
+        return False
+    return leap >= _MIN_LEAP or _is_unlike(history.pictures(start, end), at)
 
 
 def _leap(changes: list[float], at: int) -> float:

@@ -76,7 +76,7 @@ def content(path: Path) -> list[int]:
 
 
 DETECTORS: dict[str, Detector] = {"ours": ours, "adaptive": adaptive, "content": content}
-_HEAD = f"{'':26}{'':10}{'F1@0':>6}{'@1':>6}{'@2':>6}{'cuts':>9}{'false':>6}{'flash':>6}{'dissolves':>10}{'fades':>8}{'us/frame':>9}"
+_HEAD = f"{'F1@0':>42}{'@1':>6}{'@2':>6}{'cuts':>9}{'false':>6}{'flash':>6}{'dissolves':>10}{'fades':>8}{'us/frame':>9}"
 
 
 def line(name: str, detector: str, scores: Sequence[Score], us: float) -> str:
@@ -104,9 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             decoded(path)  # once, so that nobody pays for the cold start
             began = time.process_time()
             decoded(path)
-            print(
-                f"{name:26}{'decoding':10}{montage.frames:47} frames{1e6 * (time.process_time() - began) / montage.frames:28.0f}"
-            )
+            us = 1e6 * (time.process_time() - began) / montage.frames
+            print(f"{name:26}{'decoding':10}{montage.frames:10} frames{us:52.0f}")
             for detector, found in DETECTORS.items():
                 began = time.process_time()
                 boundaries = found(path)
