@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.entries import Entry
@@ -104,7 +105,7 @@ def clip_frames(table: pa.Table, row: int, count: int) -> ClipFrames:
     shape = (value["frame_count"], value["frame_height"], value["frame_width"], 3)
     if len(times_s) != shape[0] or not len(times_s):
         raise ValueError(f"clip {value['clip_id']} has {shape[0]} frames and {len(times_s)} times of frames")
-    kept = np.frombuffer(table["frames"][row].as_buffer(), dtype=np.uint8).reshape(shape)
+    kept = _bytes_of(table["frames"], row).reshape(shape)
     chosen = choose(times_s, value["start_s"], value["end_s"], count)
     is_all = np.array_equal(chosen, np.arange(len(kept)))
     return ClipFrames(
@@ -116,6 +117,17 @@ def clip_frames(table: pa.Table, row: int, count: int) -> ClipFrames:
 
 
 _SHAPE = ("clip_id", "attempt", "start_s", "end_s", "frame_times_s", "frame_count", "frame_height", "frame_width")
+
+
+def _bytes_of(column: pa.ChunkedArray, row: int) -> npt.NDArray[np.uint8]:
+    """The bytes of one value of a large_binary column where Arrow has them (a scalar of Arrow's would be a copy)."""
+    for chunk in column.chunks:
+        if row < len(chunk):
+            _, offsets, data = chunk.buffers()
+            first, last = np.frombuffer(offsets, dtype=np.int64)[chunk.offset + row : chunk.offset + row + 2]
+            return np.frombuffer(data, dtype=np.uint8, count=last - first, offset=first)
+        row -= len(chunk)
+    raise IndexError(row)
 
 
 def matched(clips: Sequence[ClipFrames], answers: Answers[T]) -> dict[str, T | BadClip]:

@@ -67,9 +67,11 @@ def edit_json(path: Path, **changes: Any) -> None:
 def _save(net: Any, folder: Path, scale: float = 4.0) -> None:
     with torch.no_grad():
         for name, weight in net.named_parameters():
-            if weight.ndim >= 2:
+            if "time_emb" in name or "temporal_emb" in name:  # zeros in new models, and then order does not matter
+                weight.add_(torch.randn_like(weight))
+            elif weight.ndim >= 2:
                 weight.mul_(scale)
-            elif name.endswith("bias") or "temporal" in name or "token" in name:
+            elif name.endswith("bias"):
                 weight.add_(torch.randn_like(weight) * 0.2)
     net.save_pretrained(folder)
 
