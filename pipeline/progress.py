@@ -51,6 +51,18 @@ def describe(figures: Figures) -> str:
     return ", ".join(parts)
 
 
+def sketch(figures: Figures) -> str:
+    """The same for a terminal, where it stands beside a bar and has to fit a line."""
+    of = "" if figures.total_videos is None else f"/{figures.total_videos:,}"
+    parts = [f"{figures.videos:,}{of} videos", f"{figures.clips:,} clips"]
+    if figures.video_s > 0 and figures.elapsed_s > 0:
+        parts.append(f"{figures.video_s / figures.elapsed_s:,.1f} h of video/h")
+    parts.append(f"{figures.failures:,} failed")
+    if figures.left_s is not None and figures.videos != figures.total_videos:
+        parts.append(f"{duration(figures.left_s)} left")
+    return "  ".join(parts)
+
+
 class Progress:
     """Shows a run's figures. `start`, then `update` with what has been added, `note` for a line that stays, `stop`.
 
@@ -153,10 +165,10 @@ class Progress:
 
             def render(self, task: Task) -> Text:
                 del task
-                return Text(describe(figures()), no_wrap=True, overflow="ellipsis")
+                return Text(sketch(figures()), no_wrap=True, overflow="ellipsis")
 
         console = Console(file=self._stream, force_terminal=True)
-        self._rich = Progress(SpinnerColumn(), BarColumn(bar_width=24), Line(), console=console, transient=True)
+        self._rich = Progress(SpinnerColumn(), BarColumn(bar_width=10), Line(), console=console, transient=True)
         self._rich.add_task("run", total=None)
         self._rich.start()
         self._refresh()

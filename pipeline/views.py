@@ -123,7 +123,8 @@ def sql_type(kind: pa.DataType, dialect: Dialect) -> str:
         if dialect == "duckdb":
             return "STRUCT(" + ", ".join(f'"{name}" {field_type}' for name, field_type in fields) + ")"
         word, comma = ("STRUCT", ", ") if dialect == "spark" else ("struct", ",")
-        return f"{word}<" + comma.join(f"{name}:{field_type}" for name, field_type in fields) + ">"
+        # Quoted: `rows` is a reserved word of Athena's DDL.
+        return f"{word}<" + comma.join(f"`{name}`:{field_type}" for name, field_type in fields) + ">"
     return _TYPES[str(kind)][DIALECTS.index(dialect)]
 
 

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from pipeline.progress import Figures, Progress, describe
+from pipeline.progress import Figures, Progress, describe, sketch
 
 
 class Clock:
@@ -31,6 +31,13 @@ class Watched(io.StringIO):
 def test_one_line_says_videos_clips_speed_failures_and_time_left() -> None:
     figures = Figures(total_videos=1000, videos=250, clips=3100, video_s=36000, failures=2, elapsed_s=600)
     assert describe(figures) == "250 of 1,000 videos, 3,100 clips, 60 hours of video per hour, 2 failed, 30 min 00 s left"
+
+
+def test_on_a_terminal_the_line_fits_beside_the_bar() -> None:
+    figures = Figures(total_videos=100_000, videos=25_000, clips=310_000, video_s=3.6e6, failures=200, elapsed_s=6000)
+    assert sketch(figures) == "25,000/100,000 videos  310,000 clips  600.0 h of video/h  200 failed  5 h 00 min left"
+    assert len(sketch(Figures(total_videos=40, videos=7, clips=31, video_s=93, elapsed_s=8))) + 14 < 80
+    assert sketch(Figures()) == "0 videos  0 clips  0 failed"
 
 
 def test_nothing_is_claimed_that_is_not_known_yet() -> None:
@@ -93,8 +100,8 @@ def test_on_a_terminal_the_line_is_drawn_again_and_taken_away() -> None:
     progress.note("[b]not markup[/b]")
     progress.start(total_videos=4)
     progress.stop()
-    assert "0 of 3 videos" in stream.getvalue()
-    assert "2 of 4 videos, 9 clips" in stream.getvalue()
+    assert "0/3 videos" in stream.getvalue()
+    assert "2/4 videos  9 clips  0 failed" in stream.getvalue()
     assert "[b]not markup[/b]" in stream.getvalue()
     assert "\x1b[2K" in stream.getvalue()
 
