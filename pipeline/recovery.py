@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -10,11 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline import lease
 from pipeline.gather import Batch, EpochPlan, Gatherer
-from pipeline.idtable import packed
+from pipeline.idtable import IdTable, packed
 from pipeline.intake import Intake
 from pipeline.ledger import Known, Reader, rows_of
 from pipeline.log import Body, EpochAbandoned, Log, timestamp
@@ -30,6 +32,7 @@ from stages.storage import Store
 WORKERS = 16
 BATCH_PARTS = 2_000
 POLL_S = 1.0
+_PART = re.compile(r"/[0-9a-f]{32}-\d{4,}\.[^/]+\.parquet$")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Recovery:
         done = Recovered()
         self._log.refresh()
         for run in [run for run in self.live_runs() if run in force or self.lease_of(run).is_dead(self._clock.now())]:
+            self.settle(run, done)  # first, or an epoch that cannot be finished would hold on to its videos
             self._take_over(run)
             done.closed.append(run)
         for run in [run for run, state in self._log.runs.items() if state.closed and not state.clean]:
@@ -168,12 +172,13 @@ class Recovery:
     def _staged(self, run: str) -> Intake:
         """What the parts of a run make up, but for videos that it has planned already."""
         intake = Intake(accept_unknown=True)
-        planned = {video for number in self._log.runs[run].epochs for video in self._videos(number)}
-        keys = (info.key for info in self._store.list(parts_folder(run)) if info.key.endswith(".parquet"))
-        wanted = (key for key in keys if key.rpartition("/")[2][:32] not in planned)
+        planned = self._planned(run)
+        keys = (info.key for info in self._store.list(parts_folder(run)) if _PART.search(info.key))
         with ThreadPoolExecutor(WORKERS) as pool:
-            for batch in _batched(wanted):
-                receipts = [receipt for receipt in pool.map(self._receipt, batch) if receipt is not None]
+            for batch in _batched(keys):
+                is_planned, _ = planned.get(packed(pa.array([key.rpartition("/")[2][:32] for key in batch])))
+                wanted = [key for key, skip in zip(batch, is_planned.tolist(), strict=True) if not skip]
+                receipts = [receipt for receipt in pool.map(self._receipt, wanted) if receipt is not None]
                 intake.receive(pa.concat_tables([RECEIPT.empty_table(), *receipts]))
         return intake
 
@@ -184,11 +189,13 @@ class Recovery:
         except (FileNotFoundError, BadPart):
             return None
 
-    def _videos(self, number: int) -> Iterator[str]:
-        epoch = self._log.epochs[number]
-        if not epoch.void:
-            for rows in rows_of(self._store, epoch, ["video_id"]):
-                yield from rows["video_id"].to_pylist()
+    def _planned(self, run: str) -> IdTable:
+        """The videos of a run that are in an epoch."""
+        planned = IdTable("S16", "u1")
+        for epoch in (self._log.epochs[number] for number in self._log.runs[run].epochs):
+            for rows in rows_of(self._store, epoch, ["video_id"]) if not epoch.void else ():
+                planned.put(packed(rows["video_id"]), np.ones(rows.num_rows, dtype="u1"))
+        return planned
 
     def clean(self, run: str) -> None:
         """Clears away the parts of a closed run once every epoch of it is committed or void."""

@@ -140,6 +140,16 @@ class Session:
         session._begin(began_at)
         return session
 
+    @classmethod
+    def look(cls, store: Store, config: JobConfig, entries: Sequence[Entry], *, retry_failed: bool = False) -> Session:
+        """A session that only answers `due`: it opens no run, recovers nothing and writes nothing."""
+        log = Log(store)
+        log.refresh()
+        recipe = Recipe.of(config.clips.fingerprint(), entries)
+        session = cls(store, log, "none", recipe, config, retry_failed, Clock(), lease.Owner.here())
+        session._reader.read_on()
+        return session
+
     def _begin(self, began_at: datetime) -> None:
         is_shared = self._store.conditional_writes()
         if not is_shared:
@@ -151,8 +161,8 @@ class Session:
             "token": self._clock.token(), "at": timestamp(began_at), "conditional_writes": is_shared,
             "recipe": self._recipe.to_json(), "config": self._config.model_dump(mode="json"), "versions": versions(),
         }  # fmt: skip
-        opened = self._log.append("open", self.run_id, lambda _: body)
-        assert opened is not None
+        if self._log.append("open", self.run_id, lambda _: None if self.run_id in self._log.runs else body) is None:
+            raise Busy(f"a run {self.run_id} was begun in this very second; try again")
         if not is_shared:
             self._refuse_company()
         self._reader.read_on()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -62,7 +62,7 @@ class Steps:
 
     def token(self) -> str:
         self._count += 1
-        return f"{self._count:06x}{self._prefix:0>6}"
+        return f"{self._prefix[:3]:0>3}{self._count:03x}"
 
 
 ELSEWHERE = Owner("elsewhere", None, 1, None)  # a process that cannot be seen from here: only its lease counts
@@ -222,12 +222,30 @@ class World:
 
     def run(self) -> Session:
         """A whole run, an epoch for every few units."""
+        session = None
+        for session in self.program():  # noqa: B007
+            pass
+        assert session is not None
+        return session
+
+    def program(self) -> Iterator[Session]:
+        """The same, pausing after every step."""
         session = self.open()
+        yield session
         found = self.expect(session)
+        yield session
         for begin in range(0, found.num_rows, self.epoch_videos):
-            session.receive(self.stage(session, found.slice(begin, self.epoch_videos)))
-            self.publish(session, session.plan_epoch())
+            receipts = self.stage(session, found.slice(begin, self.epoch_videos))
+            yield session
+            session.receive(receipts)
+            plan = session.plan_epoch()
+            yield session
+            if plan is not None:
+                publish(self.store, plan)
+                yield session
+                session.commit(plan)
+                yield session
             self.steps.advance(1)
         self.publish(session, session.plan_epoch())
         session.close()
-        return session
+        yield session
