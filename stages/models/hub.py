@@ -28,9 +28,11 @@ def resolve(model: str, repo: str, revision: str | None) -> tuple[str, Path]:
         return revision, folder
     try:
         with _hub_errors(model):
-            commit, names = _look_up(repo, revision)
+            _, names = _look_up(repo, revision)
             wanted(model, names)
-            return commit, _download(repo, commit, list(SMALL_FILES))
+            # by the branch's name, so that the cache knows the branch when there is no network
+            folder = _download(repo, revision, list(SMALL_FILES))
+            return folder.name, folder
     except _Unreachable as error:
         if folder := _cached(model, repo, revision):
             return folder.name, folder
@@ -56,12 +58,12 @@ def _look_up(repo: str, revision: str | None) -> tuple[str, list[str]]:
     return str(info.sha), [file.rfilename for file in info.siblings or []]
 
 
-def _download(repo: str, commit: str, names: list[str]) -> Path:
+def _download(repo: str, revision: str | None, names: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
-    return Path(snapshot_download(repo, revision=commit, allow_patterns=names))
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=names))
 
 
 def _cached(model: str, repo: str, revision: str | None) -> Path | None:
