@@ -7,6 +7,7 @@ clips, and for each model its own (`<name>` and `<name>_score` of a classifier, 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -147,18 +148,23 @@ def annotations_view(current: Current, dialect: Dialect) -> str:
 
 def annotations_select(current: Current, dialect: Dialect) -> str:
     """One row per clip of the latest configuration and of the newest video of each uri."""
-    columns = [f"c.{_quoted(name, dialect)}" for name in CLIPS.schema.names]
+    clips = ", ".join(f"c.{_quoted(name, dialect)}" for name in CLIPS.schema.names)
+    columns = textwrap.wrap(clips, 110, break_long_words=False)
     joins: list[str] = []
     for number, entry in enumerate(current.entries):
         values = zip(_LABEL_VALUES[entry.stage], columns_of(entry.stage, entry.name), strict=True)
-        columns += [f"m{number}.{value} AS {_quoted(name, dialect)}" for value, name in values]
+        columns[-1] += ","
+        columns.append(", ".join(f"m{number}.{value} AS {_quoted(name, dialect)}" for value, name in values))
         joins.append(_join(entry, number, dialect))
     return "\n".join(
         [
-            "SELECT " + ",\n  ".join([", ".join(columns[: len(CLIPS.schema)]), *columns[len(CLIPS.schema) :]]),
+            "SELECT",
+            *(f"  {line}" for line in columns),
             "FROM clips c",
             "JOIN (",
-            f"  SELECT video_id FROM ({_newest()}) n WHERE n.age = 1",
+            "  SELECT video_id FROM (",
+            f"    {_newest()}",
+            "  ) n WHERE n.age = 1",
             ") v ON v.video_id = c.video_id",
             *joins,
             f"WHERE c.fingerprint = {_text(current.clips or _ABSENT)}",
@@ -169,7 +175,7 @@ def annotations_select(current: Current, dialect: Dialect) -> str:
 def _newest() -> str:
     """The video that each uri's newest ledger row is of: a replaced file is another video, and the older one is hidden."""
     order = "PARTITION BY uri ORDER BY finished_at DESC, run_id DESC, video_id"
-    return f"SELECT video_id, row_number() OVER ({order}) AS age FROM videos"
+    return f"SELECT video_id, row_number() OVER ({order}) AS age\n    FROM videos"
 
 
 def _join(entry: CurrentEntry, number: int, dialect: Dialect) -> str:
@@ -177,7 +183,7 @@ def _join(entry: CurrentEntry, number: int, dialect: Dialect) -> str:
     best = f" AND {_quoted('rank', dialect)} = 1" if entry.stage == "classify" else ""
     where = f"model = {_text(entry.slug)} AND fingerprint = {_text(entry.fingerprint)}{best}"
     table = STAGE_TABLE[entry.stage]
-    return f"LEFT JOIN (\n  SELECT {values} FROM {table} WHERE {where}\n) m{number} ON m{number}.clip_id = c.clip_id"
+    return f"LEFT JOIN (\n  SELECT {values} FROM {table}\n  WHERE {where}\n) m{number} ON m{number}.clip_id = c.clip_id"
 
 
 def script(root: str, current: Current, dialect: Dialect) -> str:

@@ -156,10 +156,9 @@ def test_every_dialect_makes_every_table_and_annotations(dialect: views.Dialect)
 def test_athena_has_partitions_apart_from_columns_and_hive_types() -> None:
     script = views.table_view(TABLES["videos"], "s3://b/o", "athena")
     assert "PARTITIONED BY (`run_date` date)" in script
-    assert (
-        "`stages` array<struct<stage:string,model:string,revision:string,fingerprint:string,status:string,rows:bigint>>"
-        in script
-    )
+    # `rows` is a reserved word there
+    stage = "`stage`:string,`model`:string,`revision`:string,`fingerprint`:string,`status`:string,`rows`:bigint"
+    assert f"`stages` array<struct<{stage}>>" in script
     assert "LOCATION 's3://b/o/videos/'" in script
     assert "`finished_at` timestamp" in script
 
