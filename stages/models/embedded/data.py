@@ -23,6 +23,7 @@ from PIL import Image
 from stages.models.embedded import world
 
 PIXELS = 64  # side of what the checkpoints see
+LOG_RADIUS_AT = 0.16  # radius whose logarithm counts as 0
 SHORT_SIDE = 224  # of the frames that the pipeline keeps
 RENDERED = 16  # frames of a clip
 MOTION_AT = tuple(range(1, 16, 2))  # the mid-bins of 8 frames among the 16
@@ -58,8 +59,11 @@ class Clips:
 
 def build(count: int, seed: int, tag: int, workers: int = 2) -> Clips:
     """Renders `count` clips; clip i depends on (seed, tag, i) alone. `tag` is world.TRAINING or world.EVALUATION."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        made = list(pool.map(one_clip, repeat(seed, count), repeat(tag, count), range(count), chunksize=64))
+    if workers == 1:
+        made = [one_clip(seed, tag, index) for index in range(count)]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            made = list(pool.map(one_clip, repeat(seed), repeat(tag), range(count), chunksize=64))
     frames, poses, kinds = zip(*made, strict=True)
     actions, colors, shapes = np.array(kinds, np.int64).T
     return Clips(np.stack(frames), np.stack(poses), actions, colors, shapes)
@@ -86,12 +90,13 @@ def one_clip(seed: int, tag: int, index: int) -> tuple[Frames, NDArray[np.float3
         list(world.COLORS).index(shot.color),
         world.SHAPES.index(shot.shape),
     )
-    return processed(frames, resample), _targets(world.poses(shot, phases)), kinds
+    return processed(frames, resample), targets(world.poses(shot, phases)), kinds
 
 
-def _targets(poses: NDArray[np.float32]) -> NDArray[np.float32]:
+def targets(poses: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the heads that are thrown away learn of poses (n, 4): x, y, log radius, cos, sin, each about -1 to 1: (n, 5)."""
     x, y, radius, angle = poses.T
-    return np.stack([2 * x, 2 * y, np.log(radius / 0.16), np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    return np.stack([2 * x, 2 * y, np.log(radius / LOG_RADIUS_AT), np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 
 
 def _disturbed(frames: Frames, rng: np.random.Generator) -> Frames:

@@ -1,14 +1,15 @@
 """Trains the clip checkpoint: CLIPModel on the colour and the shape of single frames.
 
 Instead of pairs within a batch, every frame is told from all objects at once: its embedding against the texts of all 35,
-of all colours and of all shapes. A second head that is thrown away afterwards reads the shape's pose off the patches,
-which GIT, whose vision tower begins as a copy of this one, needs to see motion.
+of all colours and of all shapes. The first steps are lessons on large shapes. Two heads are thrown away afterwards: one names
+colour and shape (the texts of two shapes are too alike at first to pull the frames apart), one reads the shape's pose off
+the patches, which GIT, whose vision tower begins as a copy of this one, needs to see motion.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,17 @@ from stages.models.embedded import world
 from stages.models.embedded.augment import Batch, batches
 from stages.models.embedded.data import PIXELS, Clips
 from stages.models.embedded.fitting import Schedule, fit
+from stages.models.embedded.lessons import Lessons, masks
 from stages.models.embedded.processors import OPENAI, normalised, save_image_processor
 
 FRAMES_AT = (1, 13)  # of a clip's 16: far apart, so that they differ
-SCHEDULE = Schedule(steps=1000, rate=1.2e-3)
-BATCH_CLIPS = 56
+SCHEDULE = Schedule(steps=1900, rate=1.3e-3)
+BATCH_CLIPS = 32
+LESSON_STEPS = 1100  # at most, of the schedule's
+LESSON_FRAMES = 32
 _POSE_WEIGHT = 1.0
+_MASK_WEIGHT = 2.0
+_CELLS = 4  # along a patch's side, of the masks
 _POSE_NUMBERS = 5
 _VERBS = tuple(world.sentence("", "", action).removeprefix("a").strip() for action in world.ACTIONS)
 _OBJECT_TEXTS = (world.TEMPLATE, world.TEMPLATE, "{}", "a photo of a {}", *(f"{world.TEMPLATE} {verb}" for verb in _VERBS))
@@ -80,17 +86,41 @@ def config(tokens: CLIPTokenizer) -> CLIPConfig:
     return CLIPConfig(text_config=text, vision_config=VISION, projection_dim=64)
 
 
+@torch.no_grad()
+def spread(clip: CLIPModel) -> None:
+    """Begins the vision tower with places that it can tell apart and layers that mix.
+
+    CLIP's own beginning is made for widths of 512 and more: so narrow, its positions drown in what patches show, and for a
+    thousand steps no shape is told from another.
+    """
+    tower = clip.vision_model
+    for module in tower.encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    width, side = int(VISION["hidden_size"]), PIXELS // int(VISION["patch_size"])
+    rates = 8.0 ** -torch.linspace(0, 1, width // 4)
+    angles = torch.arange(side)[:, None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], 1)  # (side, width / 2)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    tower.embeddings.position_embedding.weight[1:] = torch.cat([rows, columns], 2).flatten(0, 1)
+
+
 class Pupil(nn.Module):
     """CLIP together with the head that is thrown away."""
 
-    def __init__(self, tokens: CLIPTokenizer, rng: np.random.Generator) -> None:
+    def __init__(self, tokens: CLIPTokenizer, rng: np.random.Generator, understood: Callable[[float], None]) -> None:
         super().__init__()
+        self._understood = understood
         self.clip = CLIPModel(config(tokens))
-        self.poses = nn.Linear(int(VISION["hidden_size"]), _POSE_NUMBERS)
+        spread(self.clip)
+        width = int(VISION["hidden_size"])
+        self.poses = nn.Linear(width, _POSE_NUMBERS)
+        self.masks = nn.Linear(width, _CELLS**2)
+        self.kinds = nn.Linear(2 * width, len(world.COLORS) + len(world.SHAPES))
         self._tokens, self._rng = tokens, rng
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Cross-entropies over objects, colours and shapes, and the error of the poses."""
+        """Cross-entropies over objects, colours and shapes, and the errors of the heads that are thrown away."""
         frames = batch.pixels.shape[1]
         pixels = normalised(batch.pixels.flatten(0, 1), OPENAI)
         tokens = self.clip.vision_model.post_layernorm(self.clip.vision_model(pixels).last_hidden_state)
@@ -99,8 +129,22 @@ class Pupil(nn.Module):
         loss = self._told_apart(images, _OBJECT_TEXTS, world.OBJECTS, colors * len(world.SHAPES) + shapes)
         loss = loss + 0.3 * self._told_apart(images, _COLOR_TEXTS, tuple(world.COLORS), colors)
         loss = loss + 0.3 * self._told_apart(images, _SHAPE_TEXTS, world.SHAPES, shapes)
-        poses = self.poses(tokens[:, 1:].mean(1)).float()
-        return loss + _POSE_WEIGHT * nn.functional.mse_loss(poses, batch.poses.flatten(0, 1))
+        patches = tokens[:, 1:].mean(1)
+        loss = loss + _POSE_WEIGHT * nn.functional.mse_loss(self.poses(patches).float(), batch.poses.flatten(0, 1))
+        loss = loss + _MASK_WEIGHT * nn.functional.binary_cross_entropy_with_logits(
+            self.masks(tokens[:, 1:]).float(), self._masks(batch)
+        )
+        kinds = self.kinds(torch.cat([tokens[:, 0], patches], 1)).float()
+        named = kinds[:, len(world.COLORS) :].argmax(1)
+        self._understood(float((named == shapes).float().mean()))
+        loss = loss + 0.5 * nn.functional.cross_entropy(kinds[:, : len(world.COLORS)], colors)
+        return loss + 0.5 * nn.functional.cross_entropy(kinds[:, len(world.COLORS) :], shapes)
+
+    def _masks(self, batch: Batch) -> torch.Tensor:
+        """What every patch shows of the shape: (n * t, patches, cells of a patch)."""
+        side = PIXELS // int(VISION["patch_size"])
+        drawn = masks(batch, side * _CELLS).reshape(-1, side, _CELLS, side, _CELLS)
+        return drawn.transpose(2, 3).reshape(-1, side * side, _CELLS**2)
 
     def _told_apart(
         self, images: torch.Tensor, templates: Sequence[str], names: Sequence[str], truth: torch.Tensor
@@ -118,10 +162,23 @@ def train(clips: Clips, folder: Path, seed: int, schedule: Schedule = SCHEDULE, 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokens = tokenizer()
-    pupil = Pupil(tokens, rng)
+    lessons = Lessons(LESSON_FRAMES, rng)
+    pupil = Pupil(tokens, rng, lessons.understood)
     say(f"clip: {sum(p.numel() for p in pupil.clip.parameters()):,} weights")
-    trained = fit(pupil, batches(clips, FRAMES_AT, BATCH_CLIPS, rng), pupil.loss, schedule, say)
+    trained = fit(pupil, _course(lessons, batches(clips, FRAMES_AT, BATCH_CLIPS, rng), say), pupil.loss, schedule, say)
     assert isinstance(trained, Pupil)
     trained.clip.save_pretrained(folder)
     tokens.save_pretrained(folder)
     save_image_processor("CLIPImageProcessor", folder, OPENAI)
+
+
+def _course(lessons: Lessons, clips: Iterator[Batch], say: Callable[[str], None]) -> Iterator[Batch]:
+    """Lessons until they are as hard as the clips, or have taken long enough; then clips."""
+    for step in range(LESSON_STEPS):
+        if lessons.difficulty >= 1:
+            break
+        if step % 100 == 0:
+            say(f"lesson {step} difficulty {lessons.difficulty:.2f}")
+        yield next(lessons)
+    say("clips")
+    yield from clips

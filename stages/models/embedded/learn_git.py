@@ -1,7 +1,7 @@
 """Trains the git checkpoint: GitForCausalLM that says what a clip's four frames show.
 
 Its vision tower begins as a copy of the clip checkpoint's, which already knows colour, shape and pose, so that the decoder only
-has to learn to compare the frames (told apart by GIT's temporal embeddings) and to speak.
+has to learn to compare the frames (told apart by GIT's temporal embeddings) and to speak. First it learns alone, then both.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from stages.models.embedded.learn_clip import VISION
 from stages.models.embedded.processors import OPENAI, normalised, save_image_processor
 
 FRAMES = len(SPARSE_AT)
-SCHEDULE = Schedule(steps=1200, rate=1e-3)
-BATCH_CLIPS = 32
+DECODER_SCHEDULE = Schedule(steps=500, rate=1.5e-3)
+SCHEDULE = Schedule(steps=600, rate=6e-4, warmup=30)
+BATCH_CLIPS = 24
 _IGNORED = -100  # label of a token that the loss leaves out
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -89,15 +90,27 @@ class Pupil(nn.Module):
 
 
 def train(
-    clips: Clips, folder: Path, clip_folder: Path, seed: int, schedule: Schedule = SCHEDULE, say: Callable[[str], None] = print
+    clips: Clips,
+    folder: Path,
+    clip_folder: Path,
+    seed: int,
+    schedules: tuple[Schedule, Schedule] = (DECODER_SCHEDULE, SCHEDULE),
+    say: Callable[[str], None] = print,
 ) -> None:
-    """Trains on `clips`, beginning from the clip checkpoint in `clip_folder`, and writes the checkpoint to `folder`."""
+    """Trains on `clips`, beginning from the clip checkpoint in `clip_folder`, and writes the checkpoint to `folder`.
+
+    `schedules` are of the decoder alone and of everything.
+    """
     torch.manual_seed(seed)
     tokens = tokenizer()
-    pupil = Pupil(begun(tokens, clip_folder), tokens)
-    say(f"git: {sum(p.numel() for p in pupil.git.parameters()):,} weights")
-    trained = fit(pupil, batches(clips, SPARSE_AT, BATCH_CLIPS, np.random.default_rng(seed)), pupil.loss, schedule, say)
-    assert isinstance(trained, Pupil)
-    trained.git.save_pretrained(folder)
+    pupil: nn.Module = Pupil(begun(tokens, clip_folder), tokens)
+    say(f"git: {sum(p.numel() for p in pupil.parameters()):,} weights")
+    source = batches(clips, SPARSE_AT, BATCH_CLIPS, np.random.default_rng(seed))
+    for schedule, everything in zip(schedules, (False, True), strict=True):
+        assert isinstance(pupil, Pupil)
+        pupil.git.git.image_encoder.requires_grad_(everything)
+        pupil = fit(pupil, source, pupil.loss, schedule, say)
+    assert isinstance(pupil, Pupil)
+    pupil.git.save_pretrained(folder)
     tokens.save_pretrained(folder)
     save_image_processor("CLIPImageProcessor", folder, OPENAI)

@@ -50,6 +50,8 @@ def train(
         learn_clip.train(made, output / "clip", seed, say=_say)
     if "git" in names:
         learn_git.train(made, output / "git", output / "clip", seed, say=_say)
+    for weights in output.glob("*/model.safetensors"):
+        weights.chmod(0o644)  # written for their owner alone; they go into a package
 
 
 def evaluate(output: Path, threads: int) -> None:

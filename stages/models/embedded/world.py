@@ -153,13 +153,13 @@ def _paint(frame: Frames, shot: Shot, x_px: float, y_px: float, radius_px: float
     u, v = dx * cos + dy * sin, dy * cos - dx * sin
     window = frame[top:bottom, left:right]
     color = np.array(shot.rgb, np.float32)
-    inside = np.clip(0.5 - _distance(shot.shape, u, v) * radius_px, 0, 1)[..., None]
+    inside = np.clip(0.5 - distance(shot.shape, u, v) * radius_px, 0, 1)[..., None]
     marked = np.clip(0.5 - _mark_distance(u, v) * radius_px, 0, 1)[..., None]
     paint = color + marked * (np.array(_MARK_RGB, np.float32) - color)
     window[:] = (window + inside * (paint - window) + 0.5).astype(np.uint8)
 
 
-def _distance(shape: str, u: Array, v: Array) -> Array:
+def distance(shape: str, u: Array, v: Array) -> Array:
     """Signed distance (or a bound of it near the edge) to a shape of about unit radius that points up; negative inside."""
     return _DISTANCES[shape](u, v)
 
