@@ -17,11 +17,12 @@ from schemas.identity import clip_id
 from schemas.rows import CLIP_ROW, UNIT_ROW, conform, rows_table
 from stages.clipper import Clipper, Draft
 from stages.media import Media, open_media
+from stages.memory import cap_memory, keep_freed_memory
 from stages.quality import look_at
 from stages.reader import Reader, Span
 from stages.sample import RgbConverter, rotation_of, union
 from stages.sources import check_unchanged, open_source
-from stages.watchdog import Watchdog, cap_memory
+from stages.watchdog import Watchdog
 
 FLUSH_CLIPS = 16
 FLUSH_BYTES = 32 << 20  # of kept frames
@@ -96,6 +97,7 @@ class Decode:
         self._check_file = check_file
         self._watchdog = watchdog or Watchdog(unit_deadline_s)
         self._converter = RgbConverter(clips.short_side)
+        keep_freed_memory()
         if worker_memory_bytes is not None:
             cap_memory(worker_memory_bytes)
 

@@ -1,15 +1,13 @@
-"""What ends a decoder that does not end by itself: a deadline by thread, a cap on memory by the kernel."""
+"""What ends a decoder that does not end by itself."""
 
 from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from schemas.errors import BadVideo, ErrorCode
 
@@ -82,23 +80,3 @@ class Watchdog:
                 sys.stderr.flush()
                 self._end(EXIT_DEADLINE)
                 self._running_since = None  # only where `end` returns
-
-
-def cap_memory(extra_bytes: int) -> None:
-    """Lets this process allocate about `extra_bytes` more than it has now; beyond that allocations fail (Linux).
-
-    The soft limit of RLIMIT_DATA, relative to what is mapped: libraries map a lot before any video is opened. Shared memory,
-    such as an object store's, is not counted.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = _data_bytes() + extra_bytes
-    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _data_bytes() -> int:
-    """Private writable memory of this process, as RLIMIT_DATA counts it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no VmData in /proc/self/status")
