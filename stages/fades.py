@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from stages.history import History
-from stages.picture import distance, likeness
+from stages.picture import distance
 
 _SHORT = 12  # frames: a flat stretch up to this long is one boundary, in its middle; a longer one is a shot of its own
-_PAST = (1, 2, 4, 8)  # frames beyond a stretch's ends at which the scenes on both sides are compared
-LATENCY = _SHORT + _PAST[-1]
-_SAME_SCENE = 0.92  # likeness of both sides above which the flat stretch was a flash or a blink
-_REACH = 3
-_LEAP = 25.0  # codes
-_RETURN = 0.3  # of the leap
+_PAST = 8  # frames beyond a stretch's ends at which a scene is expected
+LATENCY = _SHORT + _PAST
+_REACH = 3  # frames within which a flash is reached, and left
+_LEAP = 25.0  # least change to the flat colour that is a flash, codes
+_RETURN = 0.3  # largest difference of the pictures on both sides of a flash, part of the leap
 _CHANGED = 4.0  # codes that make a block another one
 _MIN_CHANGED = 0.3  # part of the blocks
-_MIN_SPREAD = 8.0  # below, a frame is too faded to say what it shows
 
 
 class FadeFinder:
@@ -33,7 +31,7 @@ class FadeFinder:
         `ended`: the frame only repeats the last one of the stream, whose flat tail is no shot of its own.
         """
         found = []
-        if self._ended is not None and newest == self._ended[1] + _PAST[-1] - 1:
+        if self._ended is not None and newest == self._ended[1] + _PAST - 1:
             found += self._judged(*self._ended)
             self._ended = None
         if ended:
@@ -50,30 +48,28 @@ class FadeFinder:
 
     def _began(self, start: int) -> list[int]:
         """A long stretch begins a shot, unless the stream does."""
-        return [start] if start > 0 and self._is_gone(start, start - _PAST[-1]) else []
+        return [start] if start > 0 and self._is_gone(start, start - _PAST) else []
 
     def _judged(self, start: int, end: int) -> list[int]:
         """A long stretch ends with a new shot; a short one is a boundary, unless the same scene comes back."""
-        if not self._is_gone(end - 1, end + _PAST[-1] - 1):
+        if not self._is_gone(end - 1, end + _PAST - 1):
             return []
         if end - start > _SHORT:
             return [end]
-        if start == 0 or not self._is_gone(start, start - _PAST[-1]) or self._is_flash(start, end):
+        if start == 0 or not self._is_gone(start, start - _PAST) or self._is_flash(start, end):
             return []
-        for past in _PAST:
-            before, after = self._history.picture(start - past), self._history.picture(end + past - 1)
-            if min(before.spread, after.spread) >= _MIN_SPREAD and likeness(before, after) > _SAME_SCENE:
-                return []
         return [(start + end) // 2]
 
     def _is_flash(self, start: int, end: int) -> bool:
         """Whether the picture leaps, mostly in one frame, to the flat colour and, within _REACH frames, back to what it was."""
         flat = self._history.picture(start)
-        sudden = max(self._history.changes(start - _REACH + 1, end + _REACH))
+        depth = min(distance(self._history.picture(at), flat) for at in (start - _PAST, end + _PAST - 1))
+        if 2 * max(self._history.changes(start - _REACH + 1, end + _REACH)) < depth:
+            return False
         for a in self._history.pictures(start - _REACH, start):
             for b in self._history.pictures(end, end + _REACH):
                 leap = min(distance(a, flat), distance(b, flat))
-                if _LEAP < leap < 2 * sudden and distance(a, b) < _RETURN * leap:
+                if leap > _LEAP and distance(a, b) < _RETURN * leap:
                     return True
         return False
 

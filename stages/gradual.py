@@ -113,16 +113,21 @@ class DissolveFinder:
     def step(self, newest: int) -> list[int]:
         """To be called for each frame in order. The middle frame of a dissolve, where one is certain with frame `newest`."""
         centre = newest - AFTER
-        if centre % _EVERY == 0 and centre - BEFORE >= self._history.first:
-            fitted = fit(self._history.coarse(centre - BEFORE, newest + 1))
+        if centre % _EVERY == 0:
+            fitted = self._fit(centre)
             if fitted is not None:
                 self._fits.append((centre, fitted))
         while self._fits and self._fits[0][0] < centre - 2 * _PEAK:
             self._fits.popleft()
-        judged = centre - _PEAK
         best = max(self._fits, key=lambda item: item[1].quality, default=None)
-        if best is None or best[0] != judged:
-            return []
-        start = judged - best[1].length // 2
-        dissolve = is_dissolve(self._history.pictures(start, start + best[1].length + 1))
-        return [judged] if dissolve else []
+        return self._judged(best[0]) if best is not None and best[0] == centre - _PEAK else []
+
+    def _fit(self, centre: int) -> Fit | None:
+        start, end = centre - BEFORE, centre + AFTER + 1
+        return fit(self._history.coarse(start, end)) if start >= self._history.first else None
+
+    def _judged(self, centre: int) -> list[int]:
+        near = [(n, fitted) for n in range(centre - _EVERY + 1, centre + _EVERY) if (fitted := self._fit(n)) is not None]
+        best, fitted = max(near, key=lambda item: item[1].quality)
+        start = best - fitted.length // 2
+        return [best] if is_dissolve(self._history.pictures(start, start + fitted.length + 1)) else []

@@ -15,6 +15,7 @@ COARSE_CHROMA = (5, 8)
 LUMA_BLOCKS = COARSE_LUMA[0] * COARSE_LUMA[1]  # come first in `Picture.coarse`
 BLOCKS = LUMA_BLOCKS + 2 * COARSE_CHROMA[0] * COARSE_CHROMA[1]
 _CHROMA_WEIGHT = 1.5  # colour differences are smaller in codes than they look
+_SHIFTS = 3  # likeliest ones that are measured
 _FLAT_RANGE, _FLAT_SPREAD = 8.0, 3.0  # codes: range of the blocks, standard deviation of the samples
 
 
@@ -32,11 +33,6 @@ class Picture:
     coarse: np.ndarray
     change: float
     is_flat: bool
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of luma, codes."""
-        return float(self.luma.std())
 
 
 def pictures(frames: Sequence[tuple[Planes, float]], before: Picture | None) -> list[Picture]:
@@ -77,16 +73,35 @@ def likeness(a: Picture, b: Picture) -> float:
 
 
 def shifted_likeness(a: Picture, b: Picture) -> float:
-    """The best likeness of what both show when one is shifted against the other, by up to a seventh of the picture."""
-    x, y = a.luma[::2, ::2], b.luma[::2, ::2]
+    """The best likeness of what both show when one is shifted against the other; at least half of the picture is in both.
+
+    Shifts are proposed by phase correlation (Kuglin and Hines 1975), then measured.
+    """
+    x, y = (p.luma.astype(np.float32) for p in (a, b))
     rows, columns = x.shape
+    window = _window(rows, columns)
+    spectrum = np.fft.rfft2((x - x.mean()) * window) * np.conj(np.fft.rfft2((y - y.mean()) * window))
+    size = np.abs(spectrum)
+    peaks = np.fft.irfft2(spectrum / (size + 1e-3 * size.max() + 1e-6), s=(rows, columns)).ravel()
     best = likeness(a, b)
-    for down in range(-(rows // 7), rows // 7 + 1):
-        for right in range(-(columns // 7), columns // 7 + 1):
+    for at in np.argpartition(peaks, -_SHIFTS)[-_SHIFTS:] if peaks.size > _SHIFTS else ():
+        down, right = _signed(int(at) // columns, rows), _signed(int(at) % columns, columns)
+        if 2 * (rows - abs(down)) * (columns - abs(right)) >= rows * columns:
             part = x[max(0, down) : rows + min(0, down), max(0, right) : columns + min(0, right)]
             other = y[max(0, -down) : rows - max(0, down), max(0, -right) : columns - max(0, right)]
             best = max(best, _correlation(part, other))
     return best
+
+
+def _signed(shift: int, side: int) -> int:
+    return shift - side if shift > side // 2 else shift
+
+
+@lru_cache(maxsize=16)
+def _window(rows: int, columns: int) -> np.ndarray:
+    """Hann window, float32 (rows, columns): a picture's opposite edges do not meet."""
+    down, across = (np.hanning(side + 2)[1:-1].astype(np.float32) for side in (rows, columns))
+    return np.outer(down, across)
 
 
 def _is_flat(luma: np.ndarray, chroma: np.ndarray) -> bool:

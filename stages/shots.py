@@ -16,7 +16,7 @@ import numpy as np
 
 from stages import fades, gradual
 from stages.history import History
-from stages.picture import Picture, distance, likeness, shifted_likeness
+from stages.picture import LUMA_BLOCKS, Picture, distance, likeness, shifted_likeness
 from stages.planes import Planes
 
 _AROUND = 4  # frames on each side that say how much the picture changes anyway
@@ -26,8 +26,7 @@ _MIN_LEAP_UNLIKE = 1.4  # the same, for frames that are
 _UNLIKE = 0.25  # less like each other than this, and by this much less than those around them
 _MIN_TYPICAL = 1.0  # smallest change of the median block
 _RETURN = 0.75  # a frame soon after is nearer than this (part of the change) to one just before: a flash
-_SAME_SCENE = 0.93  # likeness across the change above which only the light changed, or the camera was pushed
-_MAYBE_SAME = 0.5  # likeness below which no push is looked for
+_SAME_SCENE = 0.93  # likeness across the change above which only the light changed, or the camera was turned
 _APART = 4  # frames: of two cuts closer than this the smaller one is none
 
 _HANDFUL = 4  # frames looked at together
@@ -129,8 +128,7 @@ def is_cut(history: History, number: int) -> bool:
     after = history.pictures(number, number + 1 + _AROUND)
     if min(distance(a, b) for a in before for b in after) < _RETURN * change:
         return False
-    alike = likeness(before[-1], after[0])
-    return alike < _MAYBE_SAME or shifted_likeness(before[-1], after[0]) < _SAME_SCENE
+    return shifted_likeness(before[-1], after[0]) < _SAME_SCENE
 
 
 def _stands_out(history: History, number: int) -> bool:
@@ -144,7 +142,8 @@ def _stands_out(history: History, number: int) -> bool:
     leap = _leap(history.changes(start + 1, end), at)
     if leap < _MIN_LEAP_UNLIKE:
         return False
-    typical = np.median(np.abs(np.diff(history.coarse(start, end), axis=0)), axis=1)
+    steps = np.abs(np.diff(history.coarse(start, end), axis=0))
+    typical = np.maximum(np.median(steps[:, :LUMA_BLOCKS], axis=1), np.median(steps[:, LUMA_BLOCKS:], axis=1))
     leap = min(leap, _leap(typical.tolist(), at))
     if leap < _MIN_LEAP_UNLIKE or typical[at] < _MIN_TYPICAL:
         return False
