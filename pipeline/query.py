@@ -103,7 +103,7 @@ def opened(store: Store) -> Iterator[DuckDBPyConnection]:
     settings = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     connection = duckdb.connect(":memory:", config=settings)
     try:
-        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET python_enable_replacements = false")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.register_filesystem(ReadOnly(store))
         for statement in views.duckdb_statements(ROOT, views.read_current(store), published):
             connection.execute(statement)

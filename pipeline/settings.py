@@ -130,11 +130,11 @@ def _preset(name: Any) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; anything else replaces, so a file's model stage replaces the preset's."""
+    """Mappings merge key by key; anything else replaces, so a file's model stage replaces the preset's, which is a list."""
     out = dict(base)
     for key, value in over.items():
         nested = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merged(out[key], value) if nested and key not in MODEL_STAGES else value
+        out[key] = _merged(out[key], value) if nested else value
     return out
 
 

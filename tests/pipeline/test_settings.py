@@ -82,6 +82,7 @@ def test_no_such_preset_says_which_there_are() -> None:
 
 def test_every_preset_is_a_configuration_with_all_three_stages() -> None:
     for preset in settings.PRESETS:
+        assert all(isinstance(settings._preset(preset)[stage], list) for stage in settings.MODEL_STAGES)  # a file replaces them
         found = load(preset=preset)
         assert found.classify
         assert found.embed

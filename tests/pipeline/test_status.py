@@ -31,7 +31,8 @@ def test_videos_are_counted_by_status_and_errors_by_code(store: Store) -> None:
 
 def test_a_video_is_counted_once_however_many_runs_worked_on_it(store: Store) -> None:
     again = made.ledger_row("a.mp4", "r2", hours_later=24, status="deferred", error_code="storage", decoded_s=None, clips=0)
-    made.write(store, "videos", {}, [again], "r2")
+    less = made.ledger_row("b.mp4", "r2", hours_later=24, decoded_s=2.0)
+    made.write(store, "videos", {}, [again, less], "r2")
     found = status.read(store)
     assert found.videos == {"ok": 1, "failed": 1, "deferred": 1}
     assert (found.decoded_s, found.clips) == (14.0, 4)  # what was published of it before still stands
