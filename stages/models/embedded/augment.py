@@ -32,12 +32,14 @@ class Batch:
     shapes: torch.Tensor
 
 
-def batches(clips: Clips, frames_at: tuple[int, ...], size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Endless augmented batches of the frames `frames_at` of the clips."""
+def batches(
+    clips: Clips, frames_at: tuple[int, ...], size: int, rng: np.random.Generator, *, is_upright: bool = False
+) -> Iterator[Batch]:
+    """Endless augmented batches of the frames `frames_at` of the clips; `is_upright` keeps up where it is."""
     while True:
         order = rng.permutation(len(clips))
         for start in range(0, len(order) - size + 1, size):
-            yield augmented(take(clips, np.sort(order[start : start + size]), frames_at), rng)
+            yield augmented(take(clips, np.sort(order[start : start + size]), frames_at), rng, is_upright=is_upright)
 
 
 def take(clips: Clips, rows: NDArray[np.int64], frames_at: tuple[int, ...]) -> Batch:
@@ -49,9 +51,9 @@ def take(clips: Clips, rows: NDArray[np.int64], frames_at: tuple[int, ...]) -> B
     return Batch(pixels, poses, actions, colors, shapes)
 
 
-def augmented(batch: Batch, rng: np.random.Generator) -> Batch:
+def augmented(batch: Batch, rng: np.random.Generator, *, is_upright: bool = False) -> Batch:
     """One random symmetry and shift for the whole batch, light and noise clip by clip."""
-    for change in (_mirrored_x, _mirrored_y, _transposed, _reversed):
+    for change in (_mirrored_x, _reversed) if is_upright else (_mirrored_x, _mirrored_y, _transposed, _reversed):
         if rng.random() < 0.5:
             batch = change(batch)
     return _relit(_shifted(batch, rng), rng)

@@ -22,6 +22,7 @@ class Schedule:
 
     steps: int
     rate: float
+    batch_clips: int
     warmup: int = 60
     weight_decay: float = 0.02
     log_every: int = 50

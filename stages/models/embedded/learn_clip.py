@@ -9,7 +9,7 @@ the patches, which GIT, whose vision tower begins as a copy of this one, needs t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,8 @@ from stages.models.embedded.lessons import Lessons, masks
 from stages.models.embedded.processors import OPENAI, normalised, save_image_processor
 
 FRAMES_AT = (1, 13)  # of a clip's 16: far apart, so that they differ
-SCHEDULE = Schedule(steps=1900, rate=1.3e-3)
-BATCH_CLIPS = 32
-LESSON_STEPS = 1100  # at most, of the schedule's
-LESSON_FRAMES = 32
+LESSON_SCHEDULE = Schedule(steps=1100, rate=1.5e-3, batch_clips=32)
+SCHEDULE = Schedule(steps=2000, rate=1.2e-3, batch_clips=32, warmup=20)
 _POSE_WEIGHT = 1.0
 _MASK_WEIGHT = 2.0
 _CELLS = 4  # along a patch's side, of the masks
@@ -38,6 +36,12 @@ _VERBS = tuple(world.sentence("", "", action).removeprefix("a").strip() for acti
 _OBJECT_TEXTS = (world.TEMPLATE, world.TEMPLATE, "{}", "a photo of a {}", *(f"{world.TEMPLATE} {verb}" for verb in _VERBS))
 _COLOR_TEXTS = ("{}", "a {} shape", "something {}")
 _SHAPE_TEXTS = ("{}", "a {}", "a photo of a {}")
+# Templates, what goes into them, and the weight of telling frames apart by them.
+_QUESTIONS: tuple[tuple[Sequence[str], Sequence[str], float], ...] = (
+    (_OBJECT_TEXTS, world.OBJECTS, 1.0),
+    (_COLOR_TEXTS, tuple(world.COLORS), 0.3),
+    (_SHAPE_TEXTS, world.SHAPES, 0.3),
+)
 VISION = {
     "hidden_size": 96,
     "intermediate_size": 288,
@@ -126,9 +130,8 @@ class Pupil(nn.Module):
         tokens = self.clip.vision_model.post_layernorm(self.clip.vision_model(pixels).last_hidden_state)
         images = nn.functional.normalize(self.clip.visual_projection(tokens[:, 0]).float(), dim=1)
         colors, shapes = batch.colors.repeat_interleave(frames), batch.shapes.repeat_interleave(frames)
-        loss = self._told_apart(images, _OBJECT_TEXTS, world.OBJECTS, colors * len(world.SHAPES) + shapes)
-        loss = loss + 0.3 * self._told_apart(images, _COLOR_TEXTS, tuple(world.COLORS), colors)
-        loss = loss + 0.3 * self._told_apart(images, _SHAPE_TEXTS, world.SHAPES, shapes)
+        objects = colors * len(world.SHAPES) + shapes
+        loss = self._told_apart(images, (objects, colors, shapes))
         patches = tokens[:, 1:].mean(1)
         loss = loss + _POSE_WEIGHT * nn.functional.mse_loss(self.poses(patches).float(), batch.poses.flatten(0, 1))
         loss = loss + _MASK_WEIGHT * nn.functional.binary_cross_entropy_with_logits(
@@ -137,8 +140,8 @@ class Pupil(nn.Module):
         kinds = self.kinds(torch.cat([tokens[:, 0], patches], 1)).float()
         named = kinds[:, len(world.COLORS) :].argmax(1)
         self._understood(float((named == shapes).float().mean()))
-        loss = loss + 0.5 * nn.functional.cross_entropy(kinds[:, : len(world.COLORS)], colors)
-        return loss + 0.5 * nn.functional.cross_entropy(kinds[:, len(world.COLORS) :], shapes)
+        loss = loss + nn.functional.cross_entropy(kinds[:, : len(world.COLORS)], colors)
+        return loss + nn.functional.cross_entropy(kinds[:, len(world.COLORS) :], shapes)
 
     def _masks(self, batch: Batch) -> torch.Tensor:
         """What every patch shows of the shape: (n * t, patches, cells of a patch)."""
@@ -146,39 +149,40 @@ class Pupil(nn.Module):
         drawn = masks(batch, side * _CELLS).reshape(-1, side, _CELLS, side, _CELLS)
         return drawn.transpose(2, 3).reshape(-1, side * side, _CELLS**2)
 
-    def _told_apart(
-        self, images: torch.Tensor, templates: Sequence[str], names: Sequence[str], truth: torch.Tensor
-    ) -> torch.Tensor:
-        texts = [templates[int(self._rng.integers(len(templates)))].format(name) for name in names]
-        inputs = self._tokens(texts, padding=True, return_tensors="pt")
-        embedded = self.clip.get_text_features(**inputs).pooler_output
-        cosines = images @ nn.functional.normalize(embedded.float(), dim=1).T
-        scale = self.clip.logit_scale.exp().clamp(max=100)
-        return nn.functional.cross_entropy(scale * cosines, truth)
+    def _told_apart(self, images: torch.Tensor, truths: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Cross-entropies of the frames against the texts of all objects, all colours and all shapes, one template each."""
+        texts: list[list[str]] = []
+        for templates, names, _ in _QUESTIONS:
+            template = templates[int(self._rng.integers(len(templates)))]
+            texts.append([template.format(name) for name in names])
+        inputs = self._tokens([text for part in texts for text in part], padding=True, return_tensors="pt")
+        embedded = nn.functional.normalize(self.clip.get_text_features(**inputs).pooler_output.float(), dim=1)
+        logits = self.clip.logit_scale.exp().clamp(max=100) * images @ embedded.T
+        parts = torch.split(logits, [len(part) for part in texts], dim=1)
+        losses = [w * nn.functional.cross_entropy(p, t) for (_, _, w), p, t in zip(_QUESTIONS, parts, truths, strict=True)]
+        return torch.stack(losses).sum()
 
 
-def train(clips: Clips, folder: Path, seed: int, schedule: Schedule = SCHEDULE, say: Callable[[str], None] = print) -> None:
-    """Trains on `clips` and writes the checkpoint to `folder`."""
+def train(
+    clips: Clips,
+    folder: Path,
+    seed: int,
+    schedules: tuple[Schedule, Schedule] = (LESSON_SCHEDULE, SCHEDULE),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Trains on lessons, then on `clips`, by a schedule each, and writes the checkpoint to `folder`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokens = tokenizer()
-    lessons = Lessons(LESSON_FRAMES, rng)
-    pupil = Pupil(tokens, rng, lessons.understood)
-    say(f"clip: {sum(p.numel() for p in pupil.clip.parameters()):,} weights")
-    trained = fit(pupil, _course(lessons, batches(clips, FRAMES_AT, BATCH_CLIPS, rng), say), pupil.loss, schedule, say)
-    assert isinstance(trained, Pupil)
-    trained.clip.save_pretrained(folder)
+    lessons = Lessons(schedules[0].batch_clips, rng)
+    pupil: nn.Module = Pupil(tokens, rng, lessons.understood)
+    say(f"clip: {sum(p.numel() for p in pupil.parameters()):,} weights, with the heads")
+    frames = batches(clips, FRAMES_AT, schedules[1].batch_clips, rng, is_upright=True)
+    for schedule, source in zip(schedules, (lessons, frames), strict=True):
+        assert isinstance(pupil, Pupil)
+        pupil = fit(pupil, source, pupil.loss, schedule, say)
+        say(f"difficulty of the lessons: {lessons.difficulty:.2f}")
+    assert isinstance(pupil, Pupil)
+    pupil.clip.save_pretrained(folder)
     tokens.save_pretrained(folder)
     save_image_processor("CLIPImageProcessor", folder, OPENAI)
-
-
-def _course(lessons: Lessons, clips: Iterator[Batch], say: Callable[[str], None]) -> Iterator[Batch]:
-    """Lessons until they are as hard as the clips, or have taken long enough; then clips."""
-    for step in range(LESSON_STEPS):
-        if lessons.difficulty >= 1:
-            break
-        if step % 100 == 0:
-            say(f"lesson {step} difficulty {lessons.difficulty:.2f}")
-        yield next(lessons)
-    say("clips")
-    yield from clips

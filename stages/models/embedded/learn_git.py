@@ -22,9 +22,8 @@ from stages.models.embedded.learn_clip import VISION
 from stages.models.embedded.processors import OPENAI, normalised, save_image_processor
 
 FRAMES = len(SPARSE_AT)
-DECODER_SCHEDULE = Schedule(steps=500, rate=1.5e-3)
-SCHEDULE = Schedule(steps=600, rate=6e-4, warmup=30)
-BATCH_CLIPS = 24
+DECODER_SCHEDULE = Schedule(steps=500, rate=1.5e-3, batch_clips=24)
+SCHEDULE = Schedule(steps=600, rate=6e-4, batch_clips=24, warmup=30)
 _IGNORED = -100  # label of a token that the loss leaves out
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -105,11 +104,11 @@ def train(
     tokens = tokenizer()
     pupil: nn.Module = Pupil(begun(tokens, clip_folder), tokens)
     say(f"git: {sum(p.numel() for p in pupil.parameters()):,} weights")
-    source = batches(clips, SPARSE_AT, BATCH_CLIPS, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
     for schedule, everything in zip(schedules, (False, True), strict=True):
         assert isinstance(pupil, Pupil)
         pupil.git.git.image_encoder.requires_grad_(everything)
-        pupil = fit(pupil, source, pupil.loss, schedule, say)
+        pupil = fit(pupil, batches(clips, SPARSE_AT, schedule.batch_clips, rng, is_upright=True), pupil.loss, schedule, say)
     assert isinstance(pupil, Pupil)
     pupil.git.save_pretrained(folder)
     tokens.save_pretrained(folder)

@@ -21,8 +21,7 @@ from stages.models.embedded.fitting import Schedule, fit
 from stages.models.embedded.processors import IMAGENET, normalised, save_image_processor
 
 FRAMES = len(MOTION_AT)
-SCHEDULE = Schedule(steps=1600, rate=1.2e-3)
-BATCH_CLIPS = 32
+SCHEDULE = Schedule(steps=1600, rate=1.2e-3, batch_clips=32)
 _POSE_WEIGHT = 0.5
 _POSE_NUMBERS = 5
 
@@ -77,7 +76,7 @@ def train(clips: Clips, folder: Path, seed: int, schedule: Schedule = SCHEDULE, 
     torch.manual_seed(seed)
     pupil = Pupil()
     say(f"motion: {sum(p.numel() for p in pupil.classifier.parameters()):,} weights")
-    source = batches(clips, MOTION_AT, BATCH_CLIPS, np.random.default_rng(seed))
+    source = batches(clips, MOTION_AT, schedule.batch_clips, np.random.default_rng(seed))
     trained = fit(pupil, source, pupil.loss, schedule, say)
     assert isinstance(trained, Pupil)
     trained.classifier.save_pretrained(folder)

@@ -18,7 +18,7 @@ from stages.models.embedded.data import LOG_RADIUS_AT, PIXELS, targets
 
 _MID_SHOT = np.array([0.5], np.float32)
 _LARGEST = 0.42  # radius of the first lesson's shapes
-_UNDERSTOOD, _STEP = 0.6, 0.01
+_UNDERSTOOD, _STEP = 0.6, 0.012  # share of shapes named rightly, and what that adds to the difficulty
 
 
 def masks(batch: Batch, cells: int) -> torch.Tensor:
@@ -71,6 +71,6 @@ def _shot(difficulty: float, rng: np.random.Generator) -> world.Shot:
     smallest = _LARGEST * (1 - difficulty) + 0.09 * difficulty
     radius = float(rng.uniform(smallest, _LARGEST * (1 - difficulty) + 0.28 * difficulty))
     room = 0.48 - radius
-    turn = 0.1 + difficulty * rng.choice([0.25, np.pi])
+    turn = 0.1 + difficulty * rng.choice([0.25, np.pi], p=[0.85, 0.15])  # as in clips, where few shapes spin
     x, y, angle = (float(rng.uniform(-1, 1) * reach) for reach in (room, room, turn))
     return replace(shot, x=x, y=y, radius=radius, angle=angle)

@@ -110,14 +110,14 @@ def random_shot(
 
 def _size_and_amount(rng: np.random.Generator, action: str) -> tuple[float, float]:
     if action in _UNIT_VECTORS:
-        radius = rng.uniform(0.11, 0.19)
+        radius = rng.uniform(0.13, 0.19)
         return float(radius), float(rng.uniform(0.28, min(0.56, 2 * (0.47 - radius))))
     if action in ("growing", "shrinking"):
-        small, factor = rng.uniform(0.09, 0.14), rng.uniform(1.7, 2.5)
+        small, factor = rng.uniform(0.1, 0.14), rng.uniform(1.7, 2.5)
         return (float(small), float(factor)) if action == "growing" else (float(small * factor), float(1 / factor))
     if action == "spinning":
-        return float(rng.uniform(0.14, 0.26)), float(rng.uniform(0.4, 1.25) * rng.choice([-1, 1]))
-    return float(rng.uniform(0.11, 0.26)), 0.0
+        return float(rng.uniform(0.15, 0.26)), float(rng.uniform(0.4, 1.25) * rng.choice([-1, 1]))
+    return float(rng.uniform(0.14, 0.26)), 0.0
 
 
 def poses(shot: Shot, phases: Array) -> Array:
