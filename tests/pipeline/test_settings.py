@@ -6,7 +6,7 @@ import pytest
 from pipeline import settings
 from schemas.config import JobConfig
 from schemas.errors import BadRequest
-from stages.models.embedded import world
+from stages.models.embedded import evaluate, world
 
 
 def load(*sets: str, yaml: str | None = None, folder: Path | None = None, **options: Any) -> JobConfig:
@@ -90,10 +90,13 @@ def test_every_preset_is_a_configuration_with_all_three_stages() -> None:
         assert found.clips == JobConfig.model_validate({"input": {"uri": "x"}, "output": "y"}).clips
 
 
-def test_the_embedded_preset_asks_about_the_whole_little_world_in_the_words_it_was_trained_on() -> None:
+def test_the_embedded_preset_asks_about_the_whole_little_world_as_its_models_learned_it() -> None:
     _, objects = load(preset="embedded").classify
     assert objects.labels == world.OBJECTS
     assert objects.template == world.TEMPLATE
+    frames = [entry.frames for entry in (*load(preset="embedded").classify, *load(preset="embedded").embed)]
+    assert frames == [evaluate.MOTION_FRAMES, evaluate.CLIP_FRAMES, evaluate.CLIP_FRAMES]
+    assert load(preset="embedded").caption[0].frames == evaluate.GIT_FRAMES
     assert list(settings.entry_names(load(preset="embedded")).values()) == ["action", "object", "embedding", "caption"]
 
 
