@@ -319,6 +319,14 @@ def test_what_a_manifest_names_and_is_not_there_is_a_row(store: Store) -> None:
     assert "SECRET" not in str(found)
 
 
+def test_bytes_that_no_store_has_in_a_name_are_a_row(store: Store) -> None:
+    store.write("manifest.txt", b"caf\xe9.mp4\n")
+    (row,) = rows(store.uri("manifest.txt"))
+    assert row["error_code"] == "missing"
+    assert row["uri"].startswith(("s3://", "memory://", "file://"))
+    assert "e9" in row["uri"].lower()
+
+
 def test_a_row_of_a_manifest_without_a_uri_is_a_row(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("uri,id\n,7\n,8\n\n")
     found = rows(f"{tmp_path}/m.csv")

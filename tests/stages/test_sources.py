@@ -170,6 +170,16 @@ def test_a_source_that_vanishes_while_it_is_read_is_said_by_its_reader(s3: S3Ser
 
 
 @pytest.mark.s3
+def test_a_part_of_an_object_that_others_stored_with_a_checksum_can_be_read(s3: S3Server) -> None:
+    import s3fs
+
+    bucket = s3.bucket()
+    others = s3fs.S3FileSystem(key=s3.key, secret=s3.secret, endpoint_url=s3.endpoint, skip_instance_cache=True)
+    others.pipe_file(f"{bucket.removeprefix('s3://')}/a.mp4", DATA)  # checksums as botocore has them by itself
+    assert read_head(f"{bucket}/a.mp4", 100) == DATA[:100]
+
+
+@pytest.mark.s3
 def test_an_etag_has_no_quotes_and_is_that_of_the_listing(s3: S3Server) -> None:
     store = Store(s3.bucket())
     store.write("a.mp4", b"hello")
