@@ -132,7 +132,7 @@ class Reader:
         held: av.VideoFrame | None = None
         for raw_s, frame in self._positioned():
             if held is not None:
-                if last_s < raw_s <= held_s and last_s != float("-inf"):
+                if last_s < raw_s < held_s and last_s != float("-inf"):
                     held_s = (last_s + raw_s) / 2
                 yield held_s, held
                 last_s = held_s
