@@ -15,9 +15,11 @@ from schemas.errors import BadRequest
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.demo import EmbedText
     from pipeline.summary import RunResult
     from schemas.config import JobConfig
     from schemas.entries import Entry
+    from stages.storage import Store
 
 QUERY = (
     "SELECT object, action, caption, start_s, uri FROM annotations WHERE object LIKE 'red %' ORDER BY object, action LIMIT 8"
@@ -68,24 +70,19 @@ class Demo:
         config = settings.load(preset="embedded", input_uri=str(self.folder / "archive"), output=str(self.tables))
         return run(config, preflight.preflight(config).entries)
 
-    def score(self) -> dict[str, Any]:
-        """Compares what is published with the truth and writes score.json."""
+    def score(self, embed_text: EmbedText | None = None) -> dict[str, Any]:
+        """Compares what is published with the truth and writes score.json.
+
+        `embed_text` stands in for the text side of the embedder.
+        """
         import pyarrow.parquet as pq
 
         from pipeline import demo
-        from pipeline.views import read_current
-        from stages.models import catalogue
         from stages.storage import Store
 
         store = Store(str(self.tables))
-        revision = next(entry.revision for entry in read_current(store).entries if entry.stage == "embed")
-        scores: dict[str, Any] = dict(
-            demo.score(
-                pq.read_table(self.folder / "truth.parquet"),
-                _annotations(store),
-                catalogue.text_encoder("embedded:clip", revision),
-            )
-        )
+        truth = pq.read_table(self.folder / "truth.parquet")
+        scores: dict[str, Any] = dict(demo.score(truth, _annotations(store), embed_text or _text_side(store)))
         (self.folder / "score.json").write_text(json.dumps(scores, indent=1) + "\n")
         return scores
 
@@ -126,9 +123,18 @@ def too_low(scores: Mapping[str, Any]) -> list[str]:
     return [name for name, target in TARGETS.items() if scores[name] < target]
 
 
-def _annotations(store: Any) -> pa.Table:
+def _annotations(store: Store) -> pa.Table:
     with query.opened(store) as connection:
         return connection.sql(f"SELECT {', '.join(_COLUMNS)} FROM annotations ORDER BY uri, start_s").to_arrow_table()
+
+
+def _text_side(store: Store) -> EmbedText:
+    """Of the embedder whose vectors are in the tables, at the revision that made them."""
+    from pipeline.views import read_current
+    from stages.models import catalogue
+
+    embedder = next(entry for entry in read_current(store).entries if entry.stage == "embed")
+    return catalogue.text_encoder(embedder.model, embedder.revision)
 
 
 def _said(demo: Mapping[str, Any]) -> str:

@@ -1,6 +1,10 @@
+import json
 import shlex
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cli, demo
@@ -58,6 +62,22 @@ def test_the_last_words_have_summary_score_places_and_the_query(tmp_path: Path) 
     assert "score against the truth (2 videos, 5 shots)" in text
     assert str(tmp_path / "score.json") in text
     assert text.endswith(shown.command())
+
+
+def test_the_score_compares_the_published_tables_with_the_truth_and_is_kept(tmp_path: Path) -> None:
+    shown = Demo(tmp_path, 2, 0)
+    made.write_small(Store(str(shown.tables)))
+    shots = [
+        {"video": video, "start_s": start_s, "end_s": start_s + 3.5, "action": action, "shape": "circle", "color": "red"}
+        for video in ("a.mp4", "b.mp4")
+        for start_s, action in ((0.0, "left"), (3.5, "right"))
+    ]
+    truth = [{**shot, "caption": f"a red circle moving {shot['action']}"} for shot in shots]
+    pq.write_table(pa.Table.from_pylist(truth, schema=demo.TRUTH), tmp_path / "truth.parquet")
+    scores = shown.score(lambda texts: np.tile(np.float32([0.6, 0.8]), (len(texts), 1)))
+    assert (scores["shot_f1"], scores["action_top1"], scores["object_top1"]) == (1.0, 0.5, 1.0)
+    assert (scores["caption_exact"], scores["text_to_clip_recall1"]) == (0.5, 1.0)
+    assert json.loads((tmp_path / "score.json").read_text()) == scores
 
 
 def test_scores_stand_beside_what_they_should_reach() -> None:
