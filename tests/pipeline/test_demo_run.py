@@ -1,3 +1,4 @@
+import inspect
 import json
 import shlex
 from pathlib import Path
@@ -87,3 +88,7 @@ def test_scores_stand_beside_what_they_should_reach() -> None:
     assert "captions right, word by word        0.500  LOW, should be 0.90 or more" in "\n".join(lines)
     assert too_low(PERFECT) == []
     assert too_low({**PERFECT, "caption_exact": 0.5, "shot_f1": 0.97}) == ["shot_f1", "caption_exact"]
+
+
+def test_the_command_line_renders_as_many_videos_as_the_demo_is_made_for() -> None:
+    assert inspect.signature(cli.demo).parameters["videos"].default == demo.DEFAULT_VIDEOS
