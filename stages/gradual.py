@@ -33,7 +33,7 @@ _MIN_FIT = 0.8  # part of the blocks' variance that the ramp explains
 _MIN_GAIN = 0.0  # more than a straight line explains
 _MAX_MIX = 0.33  # mean difference of the middle to the mean of the ends, part of the ends' difference
 _MAX_LIKENESS = 0.85  # of the ends
-_MIN_CHANGED = 0.55  # part of the blocks that change
+_MIN_CHANGED = 0.4  # part of the blocks that change
 _CHANGED = 4.0  # codes that make a block a changed one
 
 
@@ -60,7 +60,7 @@ def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 _RAMPS, _LINES, _MEMBERS = _templates()
 _COUNTS = _MEMBERS.sum(axis=1)
-_ALL = np.concatenate([_RAMPS, _LINES, _MEMBERS])
+_FORMS = np.concatenate([_RAMPS, _LINES])
 # norm of each ramp before it was scaled: a change of size s explains s^2 times its square
 _NORMS = np.array([1 / (r.max() - r.min()) for r in _RAMPS])
 
@@ -71,8 +71,10 @@ def fit(coarse: np.ndarray) -> Fit | None:
     if float(np.abs(coarse[BEFORE + _QUICK] - coarse[BEFORE - _QUICK]).sum()) < _MIN_QUICK * blocks:
         return None
     centred = coarse - coarse[BEFORE]
-    products = _ALL @ centred
-    ramp, line, total = np.einsum("ij,ij->i", products, products).reshape(3, -1)
+    # two products, each too small for BLAS to wake a second thread for
+    products, sums = _FORMS @ centred, _MEMBERS @ centred
+    ramp, line = np.einsum("ij,ij->i", products, products).reshape(2, -1)
+    total = np.einsum("ij,ij->i", sums, sums)
     energy = np.einsum("ij,ij->i", centred, centred)
     variance = _MEMBERS @ energy - total / _COUNTS + 1e-3
     quality = ramp / variance
