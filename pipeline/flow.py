@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import queue
 import threading
 import traceback
@@ -61,7 +62,15 @@ class _WrittenDown:
 
 
 def _work(table: pa.Table, stage: Callable[..., Any], args: tuple[Any, ...], root: str, run_id: str) -> Iterator[pa.Table]:
-    yield from Worker(stage, args, root, run_id)(table)
+    """A step that runs as tasks. A process keeps what it has built: the same worker serves many tasks of a run."""
+    key = pickle.dumps((stage, args, root, run_id))
+    worker = _kept.pop(key, None) or Worker(stage, args, root, run_id)
+    yield from worker(table)
+    _kept.clear()  # one is enough: a worker that fails, or that another run needs no more, is not kept
+    _kept[key] = worker
+
+
+_kept: dict[bytes, Worker] = {}
 
 
 def dataset(blocks: Iterable[pa.Table], steps: Sequence[Step], root: str, run_id: str, *, retries: int) -> Any:
