@@ -1,4 +1,4 @@
-"""Which units a video is decoded in: whole, or, of a long file, by time range.
+"""Which units a video is decoded in: whole, or, of a long file that can be sought in exactly, by time range.
 
 The marks lie at multiples of `limits.unit_s`. A file's header decides how many there are; where it lies, the last unit runs to
 the file's end however far that is, and units beyond the end have no clips. Marks are part of the clips fingerprint: every
@@ -22,6 +22,9 @@ from stages.reader import Reader, Span
 from stages.sources import open_source
 
 Open = Callable[[str, int | None, str | None, datetime | None], BinaryIO]
+# Containers in which a frame has the same time whether one reads on to it or seeks to it. Others (MPEG program streams, Ogg,
+# ASF) carry a time for some packets only, and FFmpeg guesses the rest from where it began: such a file stays whole.
+EXACT_SEEKING = frozenset({"mov", "matroska", "mpegts", "flv"})
 _SOURCE_COLUMNS = ("video_id", "uri", "size_bytes", "etag", "modified_at", "supersedes", "due")
 
 
@@ -72,7 +75,8 @@ def _probe(source: dict[str, Any], clips: ClipsConfig, open_file: Open) -> tuple
         open_file(source["uri"], source["size_bytes"], source["etag"], source["modified_at"]) as file,
         open_media(file, clips.limits) as media,
     ):
-        if not marks_s(media.facts.duration_s, clips):
+        formats = media.facts.container.split(",")
+        if EXACT_SEEKING.isdisjoint(formats) or not marks_s(media.facts.duration_s, clips):
             return None, None
         reader = Reader(media, clips.limits, Span(), check=lambda: None)
         next(reader.frames(), None)
