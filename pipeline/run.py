@@ -189,6 +189,7 @@ class _Run:
             output=self._store.root,
             counts=dict(sums.statuses),
             not_due=sums.not_due + sums.given_up,
+            left_out=sums.left_out,
             duplicates=sums.duplicates + self._discovery.duplicates,
             clips=sums.clips,
             video_s=sums.decoded_s,
