@@ -28,6 +28,7 @@ LATENCY = AFTER + _PEAK
 
 _MIN_SIZE = 6.0  # root mean square change of the blocks, codes
 _QUICK, _MIN_QUICK = 7, 2.0  # frames on both sides of the centre, and codes: less change than this is not looked at closer
+_MAX_BEND = 0.8  # twice the middle's distance from the mean of those two, part of their difference
 _MAX_STEP = 0.5  # part of the change that one frame may bring: more is a cut
 _MIN_FIT = 0.8  # part of the blocks' variance that the ramp explains
 _MIN_GAIN = 0.0  # more than a straight line explains
@@ -68,7 +69,9 @@ _NORMS = np.array([1 / (r.max() - r.min()) for r in _RAMPS])
 def fit(coarse: np.ndarray) -> Fit | None:
     """The best ramp in a window of coarse pictures, (window, blocks), about its frame number BEFORE; None if none fits."""
     blocks = coarse.shape[1]
-    if float(np.abs(coarse[BEFORE + _QUICK] - coarse[BEFORE - _QUICK]).sum()) < _MIN_QUICK * blocks:
+    earlier, middle, later = coarse[BEFORE - _QUICK], coarse[BEFORE], coarse[BEFORE + _QUICK]
+    change = float(np.abs(later - earlier).sum())
+    if change < _MIN_QUICK * blocks or float(np.abs(earlier + later - 2 * middle).sum()) > _MAX_BEND * change:
         return None
     centred = coarse - coarse[BEFORE]
     # two products, each too small for BLAS to wake a second thread for
