@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from schemas.errors import BadVideo, ErrorCode
 
@@ -114,7 +114,6 @@ class RgbConverter:
                 height,
                 "gbrp",
                 src_colorspace=_matrix(frame),
-                dst_color_range=ColorRange.JPEG,
                 interpolation=Interpolation.BICUBIC,
                 threads=1,
             )

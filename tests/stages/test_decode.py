@@ -10,10 +10,12 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +23,10 @@ import pytest
 
 from schemas.config import ClipsConfig
 from schemas.errors import BadVideo, ErrorCode
+from schemas.rows import UNIT_ROW, rows_table
 from stages.decode import FLUSH_CLIPS
+from stages.media import Facts
+from stages.reader import Reader, Span
 from stages.sample import choose
 from stages.watchdog import EXIT_DEADLINE, Watchdog
 from tests.media import (
@@ -136,22 +141,22 @@ class Frame:
         self.duration = round(duration * 1000)
 
 
-def times_of(frames: list[Frame]) -> tuple[list[float], float]:
-    """(times that a reader gives to frames that decode in this order, end) at 10 frames per second."""
-    from types import SimpleNamespace
-
-    from stages.media import Facts
-    from stages.reader import Reader, Span
-
+def reader_of(frames: list[Frame], source_error: Callable[[], None] = lambda: None) -> Reader:
+    """A reader of frames that decode in this order, at 10 frames per second."""
     facts = Facts("fake", "fake", 16, 16, None, False, Fraction(1, 1000), 0.1, 0)
     codec = SimpleNamespace(decode=lambda _none: [])
     packets = [SimpleNamespace(size=1, is_corrupt=False, decode=lambda f=f: [f]) for f in frames]
     stream = SimpleNamespace(codec_context=codec)
     container = SimpleNamespace(demux=lambda _stream: iter(packets))
     media: Any = SimpleNamespace(
-        facts=facts, stream=stream, container=container, raise_source_error=lambda: None, missing_bytes=lambda: 0
+        facts=facts, stream=stream, container=container, raise_source_error=source_error, missing_bytes=lambda: 0
     )
-    reader = Reader(media, ClipsConfig().limits, Span(), lambda: None)
+    return Reader(media, ClipsConfig().limits, Span(), lambda: None)
+
+
+def times_of(frames: list[Frame]) -> tuple[list[float], float]:
+    """(times that these frames get, end of the last one)"""
+    reader = reader_of(frames)
     return [round(time_s, 6) for time_s, _ in reader.frames()], round(reader.end_s, 6)
 
 
@@ -394,8 +399,6 @@ def test_tables_leave_when_their_frames_are_many_bytes(tmp_path: Path, monkeypat
 def test_a_file_that_changes_while_it_is_read_is_deferred(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", textured(25 * 20, 1, size=(32, 32)))
     decode = decoder(ClipsConfig(split="fixed", max_s=1.0, min_s=0.5, short_side=16))
-    from schemas.rows import UNIT_ROW, rows_table
-
     tables = decode(rows_table([unit(path)], UNIT_ROW))
     first = next(tables)
     assert first.num_rows == FLUSH_CLIPS
@@ -434,6 +437,14 @@ def test_a_store_that_fails_in_the_middle_is_not_taken_for_the_end_of_the_file(t
     assert (end["end"]["error_code"], end["end"]["error_message"]) == ("storage", "the store went away")
 
 
+def test_an_error_of_the_store_that_ffmpeg_takes_for_the_end_is_raised() -> None:
+    def fail() -> None:
+        raise BadVideo(ErrorCode.STORAGE, "the store went away")
+
+    with pytest.raises(BadVideo, match="the store went away"):
+        list(reader_of([Frame(0.0)], fail).frames())
+
+
 def test_our_own_mistakes_are_loud(tmp_path: Path) -> None:
     def broken(*_: object) -> BinaryIO:
         raise KeyError("a bug")
@@ -468,8 +479,6 @@ def test_the_deadline_does_not_run_while_a_table_is_with_its_consumer(tmp_path: 
     ended: list[int] = []
     watchdog = Watchdog(5.0, grace_s=0.0, end=ended.append)
     decode = decoder(ClipsConfig(split="fixed", max_s=1.0, min_s=0.5, short_side=16), watchdog=watchdog)
-    from schemas.rows import UNIT_ROW, rows_table
-
     end: Row = {}
     for table in decode(rows_table([unit(path)], UNIT_ROW)):
         since = watchdog._running_since
@@ -515,7 +524,9 @@ def test_promise_5_a_read_that_never_returns_ends_the_worker_with_its_own_status
     path = write_video(tmp_path / "a.mkv", textured(100, 1))
     code = """
         import sys, io, time
-        from stages.sample import choose
+        from stages.media import Facts
+from stages.reader import Reader, Span
+from stages.sample import choose
 from stages.watchdog import Watchdog
         from tests.stages.units import decoder, rows_of, unit
 
@@ -540,7 +551,9 @@ from stages.watchdog import Watchdog
 def test_promise_5_a_decoder_that_hangs_in_c_ends_too() -> None:
     code = """
         import ctypes
-        from stages.sample import choose
+        from stages.media import Facts
+from stages.reader import Reader, Span
+from stages.sample import choose
 from stages.watchdog import Watchdog
 
         watchdog = Watchdog(0.3, grace_s=0.3)

@@ -187,11 +187,13 @@ def test_only_the_unit_in_which_a_file_ends_too_early_says_so(tmp_path: Path) ->
 def test_a_lost_packet_is_counted_in_its_own_unit_alone(tmp_path: Path) -> None:
     path = long_video(tmp_path / "a.mp4", mux_options={"movflags": "faststart"})
     units = units_of_file(path)
-    offset, size, is_keyframe = packets(path)[59]  # at 2.36 s
-    assert not is_keyframe
-    flip_bits(path, offset, size)
+    places = packets(path)
+    assert [n for n, place in enumerate(places) if place[2]][8] == 96
+    for number in (52, 98):  # at 2.08 s, and at 3.92 s: after the keyframe from which the third unit decodes
+        offset, size, _ = places[number]
+        flip_bits(path, offset, size)
     ends = [row["end"] for row in rows_of(decoder(CLIPS), *units) if row["end"]]
-    assert [end["lost_packets"] for end in ends] == [0, 1, 0]
+    assert [(end["lost_packets"], end["error_code"]) for end in ends] == [(0, None), (2, "damaged"), (0, None)]
 
 
 def test_a_unit_is_found_where_seeking_does_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
