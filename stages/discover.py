@@ -159,7 +159,7 @@ def _answer(item: Source | Entry) -> Source | None:
         return item if _is_video(item) else None
     except BadVideo as error:
         # What cannot be opened may be a video: said, and tried again in the next run.
-        return Source(item.uri, item.found, error=error)
+        return None if error.code is ErrorCode.VANISHED else Source(item.uri, item.found, error=error)
 
 
 def _is_video(source: Source) -> bool:
@@ -175,8 +175,10 @@ def _described(entry: Entry) -> Source:
     uri = redacted(entry.uri).encode("utf-8", "backslashreplace").decode()
     try:
         plain = normalised(entry.uri)
-        uri = plain if is_url(plain) else local_uri(plain)
-        uri.encode()
+        if not is_url(plain):
+            plain = local_uri(plain)
+        plain.encode()
+        uri = plain
         return Source(uri, describe(uri), entry.id)
     except BadVideo as error:
         code = ErrorCode.MISSING if error.code is ErrorCode.VANISHED else error.code

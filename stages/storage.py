@@ -32,9 +32,8 @@ from stages.filesystems import (
     translated,
 )
 from stages.remote import S3, Remote, refuses_conditions
-from stages.sources import check_unchanged, open_source
 
-__all__ = ["ObjectInfo", "StorageUnavailable", "Store", "check_unchanged", "open_source"]
+__all__ = ["ObjectInfo", "StorageUnavailable", "Store"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import secrets
+import shutil
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,12 +21,13 @@ from schemas.config import InputConfig
 from schemas.errors import BadRequest
 from schemas.identity import video_id
 from schemas.rows import SOURCE_ROW
-from stages import discover, filesystems
+from stages import discover, filesystems, listing
 from stages.discover import Discovery
 from stages.filesystems import joined
 from stages.globs import matches, may_lead, split_glob
-from stages.listing import list_s3
+from stages.listing import Source, list_s3
 from stages.sniff import looks_like_video
+from stages.sources import Found
 from stages.storage import StorageUnavailable, Store
 from tests.s3 import S3Server, environment
 
@@ -451,6 +453,40 @@ class _Synthetic(Discovery):
 
     def _sources(self) -> Iterator[Any]:
         return list_s3(_EndlessBucket(self._count), "bucket/in", "s3://bucket/in", (), self._is_candidate)
+
+
+def test_a_file_that_is_deleted_while_its_folder_is_listed_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(Store(str(tmp_path)), "a.mp4", "b.mp4", "c/d.mp4")
+    scanned = listing._scan
+
+    def and_then_some_go(path: str) -> Any:
+        names, folders = scanned(path)
+        (tmp_path / "b.mp4").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "c", ignore_errors=True)
+        return names, folders
+
+    monkeypatch.setattr(listing, "_scan", and_then_some_go)
+    assert found_keys(Store(str(tmp_path))) == ["a.mp4"]
+
+
+class _Opened(Discovery):
+    """A listing of given names, whatever is there when they are opened."""
+
+    def __init__(self, root: Path, *names: str) -> None:
+        super().__init__(InputConfig(uri=str(root)))
+        self._paths = [f"{root}/{name}" for name in names]
+
+    def _sources(self) -> Iterator[Any]:
+        return (Source(path, Found(5, None, 1)) for path in self._paths)
+
+
+def test_a_file_without_an_extension_that_cannot_be_opened_is_a_row_and_one_that_is_gone_is_not(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (row,) = [row for table in _Opened(tmp_path, "gone", "folder") for row in table.to_pylist()]
+    assert row["uri"] == f"{tmp_path}/folder"
+    assert row["error_code"] == "unreadable"
 
 
 def test_promise_7_a_key_costs_far_less_than_a_kilobyte(tmp_path: Path) -> None:
