@@ -58,18 +58,23 @@ class QwenVlCaptioner:
         import torch
 
         with model_errors(), torch.inference_mode():
-            videos = [self._pixels(clip.frames, self._device, self._dtype) for clip in clips]
-            inputs: dict[str, Any] = self._chat.tokenize([self.text(video.places) for video in videos])
-            inputs["mm_token_type_ids"] = (inputs["input_ids"] == self._place_id).int() * _VIDEO
-            inputs["pixel_values_videos"] = torch.cat([video.patches for video in videos])
-            inputs["video_grid_thw"] = torch.tensor([video.grid for video in videos], device=self._device)
-            pair = self._pixels.frames_in_patch
-            inputs["second_per_grid_ts"] = [pair * clip.duration_s / len(clip.frames) for clip in clips]
-            return self._chat.answer(clips, inputs)
+            return self._chat.answer(clips, self.inputs(clips))
 
-    def text(self, places: int) -> str:
-        """What the model reads, with `places` tokens for the video."""
-        return f"{self._before}{self._place * places}{self._after}"
+    def inputs(self, clips: Sequence[ClipFrames]) -> dict[str, Any]:
+        """What the model is given for `clips`, by the names of its arguments."""
+        import torch
+
+        videos = [self._pixels(clip.frames, self._device, self._dtype) for clip in clips]
+        texts = [f"{self._before}{self._place * video.places}{self._after}" for video in videos]
+        rows = self._chat.tokenize(texts)
+        apart_s = [self._pixels.frames_in_patch * clip.duration_s / len(clip.frames) for clip in clips]
+        return {
+            **rows,
+            "mm_token_type_ids": (rows["input_ids"] == self._place_id).int() * _VIDEO,
+            "pixel_values_videos": torch.cat([video.patches for video in videos]),
+            "video_grid_thw": torch.tensor([video.grid for video in videos], device=self._device),
+            "second_per_grid_ts": apart_s,
+        }
 
     def _around_the_video(self, prompt: str, model: Resolved) -> tuple[str, str]:
         message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}

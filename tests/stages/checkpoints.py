@@ -22,6 +22,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from transformers.models.vivit.image_processing_vivit import VivitImageProcessor
 
+torch.set_num_threads(1)  # these models are too small to share out, and tests run beside others
 WORDS = [
     *(f"word{i}" for i in range(40)), "a", "photo", "of", "red", "blue", "green", "circle", "square", "cat", "dog", "moving",
     "left", "right", "what", "is", "seen", "in", "it", ".", ":", ",", "?", "User", "Assistant",

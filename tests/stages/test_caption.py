@@ -11,6 +11,7 @@ from schemas.entries import Entry
 from schemas.errors import BadRequest
 from stages.caption import Caption
 from stages.models import catalogue, weights
+from stages.models.qwen_vl_captioner import QwenVlCaptioner
 from stages.models.smolvlm_captioner import number_words
 from tests.stages.checkpoints import build, checkpoint
 from tests.stages.clips import FINGERPRINT, answers, clip_row, entry, table
@@ -48,6 +49,19 @@ def test_chat_models_take_any_number_of_frames_and_are_asked_the_prompt(kind: st
     other = caption(Caption(entry("caption", kind, prompt="a cat moving left")))
     assert other["prompt"] == "a cat moving left"
     assert other["caption"] != caption(Caption(entry("caption", kind)))["caption"]
+
+
+def test_qwen_is_told_how_many_seconds_lie_between_its_pairs_of_frames() -> None:
+    from stages.batches import clip_frames
+    from stages.models.weights import opened
+
+    one = entry("caption", "qwen2_5_vl", frames=8)
+    model = QwenVlCaptioner(one.config, opened(one.model, one.revision, checkpoint("qwen2_5_vl")), "cpu", "float32")
+    rows = table([clip_row(0), clip_row(1, end_s=14.0)])
+    given = model.inputs([clip_frames(rows, row, 8) for row in range(2)])
+    assert given["second_per_grid_ts"] == [0.5, 3.0]  # 2 frames of 8 in 2 s, and in 12 s
+    assert given["video_grid_thw"].tolist() == [[4, 4, 6], [4, 4, 6]]
+    assert given["mm_token_type_ids"].sum(1).tolist() == [2 * 24, 2 * 24]
 
 
 def test_git_is_asked_nothing() -> None:

@@ -20,8 +20,6 @@ from stages.models import catalogue
 from tests.stages.checkpoints import PROCESSORS, QWEN_TEMPLATE, checkpoint
 from tests.stages.clips import COLUMNS, answers, clip_row, end_row, entry, failed_row, pattern, table
 
-torch.set_num_threads(1)
-
 STAGES: dict[str, Any] = {"classify": Classify, "embed": Embed, "caption": Caption}
 CASES = [(stage, kind) for stage, kinds in catalogue.KINDS.items() for kind in kinds] + [("caption", "git-image")]
 each = pytest.mark.parametrize(("stage", "kind"), CASES, ids=[f"{stage}-{kind}" for stage, kind in CASES])

@@ -6,14 +6,16 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from schemas.errors import BadRequest
 from stages.models import catalogue, weights
@@ -149,11 +151,31 @@ def test_a_url_s_revision_follows_its_contents(bucket: str, tmp_path: Path) -> N
         weights.fetch(bucket, before, tmp_path)
 
 
-def test_many_processes_of_a_node_get_one_whole_copy(bucket: str, tmp_path: Path) -> None:
-    found = weights.resolve(bucket, tmp_path)
+class Slow(MemoryFileSystem):
+    """A store that takes its time, and counts what it gives."""
+
+    protocol = "slow"
+    given: ClassVar[list[str]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("slow://", "memory://")))
+
+    def get_file(self, rpath: str, lpath: str, **kwargs: Any) -> None:
+        time.sleep(0.02)
+        self.given.append(rpath)
+        super().get_file(rpath, lpath, **kwargs)
+
+
+def test_many_processes_of_a_node_fetch_one_whole_copy(bucket: str, tmp_path: Path) -> None:
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    slow = bucket.replace("memory://", "slow://")
+    found = weights.resolve(slow, tmp_path)
+    Slow.given.clear()
     with ThreadPoolExecutor(8) as pool:
-        here = set(pool.map(lambda _: weights.fetch(bucket, found.revision, tmp_path), range(8)))
+        here = set(pool.map(lambda _: weights.fetch(slow, found.revision, tmp_path), range(8)))
     assert len(here) == 1
+    assert len(Slow.given) == len(set(Slow.given)) == len(list(here.pop().iterdir()))
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".partial")] == []
 
 
