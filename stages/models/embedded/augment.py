@@ -35,7 +35,12 @@ class Batch:
 def batches(
     clips: Clips, frames_at: tuple[int, ...], size: int, rng: np.random.Generator, *, is_upright: bool = False
 ) -> Iterator[Batch]:
-    """Endless augmented batches of the frames `frames_at` of the clips; `is_upright` keeps up where it is."""
+    """Endless augmented batches of the frames `frames_at` of the clips; `is_upright` keeps up where it is.
+
+    ValueError where there are fewer clips than a batch needs.
+    """
+    if len(clips) < size:
+        raise ValueError(f"{len(clips)} clips do not make a batch of {size}")
     while True:
         order = rng.permutation(len(clips))
         for start in range(0, len(order) - size + 1, size):

@@ -46,6 +46,10 @@ class Clips:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def rows(self, rows: NDArray[np.int64]) -> Clips:
+        """The clips of the given rows."""
+        return Clips(**{name: array[rows] for name, array in vars(self).items()})
+
     def save(self, path: Path) -> None:
         """Writes an .npz that `load` reads."""
         np.savez(path, **vars(self))
