@@ -16,17 +16,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.parallel import mapped
 from schemas.errors import ClipmillError
 from stages.storage import Store
 
 FOLDER = "_log"
 NAME = re.compile(r"_log/(\d{8})\.json")
-READERS = 16
 Body = dict[str, Any]
 
 
@@ -139,9 +138,8 @@ class Log:
         if numbers != list(range(len(numbers))):
             missing = next(expected for expected, number in enumerate(numbers) if expected != number)
             raise PromiseBroken(f"{self.store.uri(key_of(missing))} is missing, but later entries of the log are there")
-        with ThreadPoolExecutor(READERS) as pool:
-            for number, body in enumerate(pool.map(lambda number: self.store.read(key_of(number)), numbers)):
-                self._fold(parse(number, body))
+        for number, body in enumerate(mapped(lambda number: self.store.read(key_of(number)), numbers)):
+            self._fold(parse(number, body))
 
     def _fold(self, event: Event) -> None:
         problem = self.apply(event)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -23,14 +21,14 @@ from pipeline.gather import EpochPlan, PlannedObject, read_parts
 from pipeline.log import EpochAbandoned
 from pipeline.objects import Hashing, RowWriter, Written, chunks, examined, footer, property_of
 from pipeline.outcome import Row
+from pipeline.parallel import mapped
 from pipeline.receipts import parts_folder
 from schemas.errors import ClipmillError
 from schemas.rows import CAPTION, EMBEDDING, LABEL, PART_ROW
 from schemas.tables import CLIPS, TABLES
 from stages.storage import Store
 
-READERS = 16
-READ_AHEAD = 64  # parts in memory
+PARTS_TOGETHER = 64
 _ANSWERS = {"labels": LABEL, "embeddings": EMBEDDING, "captions": CAPTION}
 
 
@@ -168,42 +166,30 @@ def _batches(store: Store, plan: EpochPlan, tables: set[str]) -> Iterator[tuple[
         for name, stands_in in ((f.name, f.name if f.name in _ANSWERS else None) for f in PART_ROW)
         if stands_in is None or stands_in in tables
     ]
-    with ThreadPoolExecutor(READERS) as pool:
-        held: list[pa.Table] = []
-        publish: list[str] = []
-        for row, table in _read_ahead(pool, store, plan, columns):
-            if held and (row["publish"] != publish or len(held) >= READ_AHEAD):
-                yield publish, pa.concat_tables(held)
-                held = []
-            publish = row["publish"]
-            held.append(table.append_column("first_index", pa.array([row["first_index"]] * table.num_rows, pa.int32())))
-        if held:
+    held: list[pa.Table] = []
+    publish: list[str] = []
+    for row, table in mapped(lambda row: (row, _read_part(store, plan, row, columns)), _planned_parts(store, plan)):
+        if held and (row["publish"] != publish or len(held) >= PARTS_TOGETHER):
             yield publish, pa.concat_tables(held)
+            held = []
+        publish = row["publish"]
+        held.append(table.append_column("first_index", pa.array([row["first_index"]] * table.num_rows, pa.int32())))
+    if held:
+        yield publish, pa.concat_tables(held)
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, store: Store, plan: EpochPlan, columns: Sequence[str]
-) -> Iterator[tuple[Row, pa.Table]]:
-    """The parts of a plan in order, READ_AHEAD of them being read at a time."""
-    folder = parts_folder(plan.run)
+def _planned_parts(store: Store, plan: EpochPlan) -> Iterator[Row]:
     try:
-        rows = read_parts(store, plan)
-        waiting: deque[tuple[Row, Future[pa.Table]]] = deque()
-        for row in rows:
-            waiting.append((row, pool.submit(_read_part, store, f"{folder}/{row['part']}", row, columns)))
-            if len(waiting) >= READ_AHEAD:
-                row, future = waiting.popleft()
-                yield row, future.result()
-        for row, future in waiting:
-            yield row, future.result()
-    except FileNotFoundError as error:
-        raise PartsMissing(f"a sidecar or part of epoch {plan.epoch} is gone: {error}") from error
+        yield from read_parts(store, plan)
+    except (pa.ArrowInvalid, OSError) as error:  # gone, or no Parquet; trouble with the store is StorageUnavailable
+        raise PartsMissing(f"{store.uri(plan.parts.key)}: {error}") from error
 
 
-def _read_part(store: Store, key: str, row: Row, columns: Sequence[str]) -> pa.Table:
+def _read_part(store: Store, plan: EpochPlan, row: Row, columns: Sequence[str]) -> pa.Table:
+    key = f"{parts_folder(plan.run)}/{row['part']}"
     try:
         table = pq.ParquetFile(io.BytesIO(store.read(key))).read(columns=list(columns))
-    except (pa.ArrowInvalid, OSError) as error:  # gone, or no Parquet; trouble with the store is StorageUnavailable
+    except (pa.ArrowInvalid, OSError) as error:
         raise PartsMissing(f"{store.uri(key)}: {error}") from error
     if table["row"].to_pylist() != list(range(row["first_row"], row["last_row"] + 1)) or (
         set(table["attempt"].to_pylist()) != {row["attempt"]}

@@ -6,7 +6,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -22,6 +21,7 @@ from pipeline.ledger import Known, Reader, rows_of
 from pipeline.log import Body, EpochAbandoned, Log, timestamp
 from pipeline.objects import Written
 from pipeline.outcome import Outcome
+from pipeline.parallel import mapped
 from pipeline.publish import PartsMissing, clear, publish
 from pipeline.receipts import BadPart, parts_folder, read_receipt
 from pipeline.recipe import Recipe
@@ -29,7 +29,6 @@ from schemas.rows import RECEIPT
 from schemas.tables import VideoStatus
 from stages.storage import Store
 
-WORKERS = 16
 BATCH_PARTS = 2_000
 POLL_S = 1.0
 _PART = re.compile(r"/[0-9a-f]{32}-\d{4,}\.[^/]+\.parquet$")
@@ -174,12 +173,11 @@ class Recovery:
         intake = Intake(accept_unknown=True)
         planned = self._planned(run)
         keys = (info.key for info in self._store.list(parts_folder(run)) if _PART.search(info.key))
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for batch in _batched(keys):
-                is_planned, _ = planned.get(packed(pa.array([key.rpartition("/")[2][:32] for key in batch])))
-                wanted = [key for key, skip in zip(batch, is_planned.tolist(), strict=True) if not skip]
-                receipts = [receipt for receipt in pool.map(self._receipt, wanted) if receipt is not None]
-                intake.receive(pa.concat_tables([RECEIPT.empty_table(), *receipts]))
+        for batch in _batched(keys):
+            is_planned, _ = planned.get(packed(pa.array([key.rpartition("/")[2][:32] for key in batch])))
+            wanted = [key for key, skip in zip(batch, is_planned.tolist(), strict=True) if not skip]
+            receipts = [receipt for receipt in mapped(self._receipt, wanted) if receipt is not None]
+            intake.receive(pa.concat_tables([RECEIPT.empty_table(), *receipts]))
         return intake
 
     def _receipt(self, key: str) -> pa.Table | None:
@@ -205,9 +203,8 @@ class Recovery:
             return
         used = {epoch.plan.body[name][key] for epoch in epochs for name, key in (("ledger", "planned"), ("parts", "key"))}
         keys = (info.key for prefix in (parts_folder(run), f"_runs/{run}/epochs") for info in self._store.list(prefix))
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for batch in _batched(key for key in keys if key not in used):
-                list(pool.map(self._store.delete, batch))
+        for batch in _batched(key for key in keys if key not in used):
+            list(mapped(self._store.delete, batch))
         self._store.delete(lease.key_of(run))
         body = self._signed()
         self._log.append("clean", run, lambda _: None if self._log.runs[run].clean else body)

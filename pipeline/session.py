@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -315,6 +316,7 @@ class Session:
         return self.sums
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what may change a row."""
     found = {"python": platform.python_version()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -13,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.parallel import mapped
 from pipeline.receipts import FOOTER_KEY, BadPart, part_name, parts_folder, read_receipt, receipt_of, to_footer
 from schemas.identity import unit_id
 from schemas.rows import PART_ROW, RECEIPT, conform
 from stages.storage import Store
 
-WRITERS = 8  # parts that are written at a time: a store answers slower than it takes bytes
+WRITERS = 8
 _ATTEMPT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -37,12 +37,7 @@ class StageParts:
         """CLIP_ROW or PART_ROW rows of any mix of units -> RECEIPT rows. Raises BadPart for rows that contradict themselves."""
         if "frames" in rows.column_names:
             rows = rows.drop_columns(["frames"])
-        parts = list(split(conform(rows, PART_ROW)))
-        if len(parts) <= 1:
-            receipts = [self._stage(part) for part in parts]
-        else:
-            with ThreadPoolExecutor(min(WRITERS, len(parts))) as pool:
-                receipts = list(pool.map(self._stage, parts))
+        receipts = mapped(self._stage, split(conform(rows, PART_ROW)), WRITERS)
         return pa.concat_tables([RECEIPT.empty_table(), *receipts])
 
     def _stage(self, part: pa.Table) -> pa.Table:

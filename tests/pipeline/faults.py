@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
+from fsspec.implementations.memory import MemoryFileSystem
 
 from schemas.tables import TABLES
 from stages.storage import Store
@@ -19,9 +20,19 @@ from stages.storage import Store
 OF_TIME_AND_RUN = {"run_id", "run_date", "finished_at", "started_at", "attempts"}
 
 
+_roots: deque[str] = deque()
+_MOST_ROOTS = 8  # more than a test has at a time
+
+
 def memory() -> str:
-    """Root of a store of its own, in memory."""
-    return f"memory://{uuid.uuid4().hex}"
+    """Root of a store of its own, in memory; the oldest ones are forgotten."""
+    root = uuid.uuid4().hex
+    _roots.append(root)
+    if len(_roots) > _MOST_ROOTS:
+        oldest = f"/{_roots.popleft()}/"
+        for path in [path for path in MemoryFileSystem.store if path.startswith(oldest)]:
+            del MemoryFileSystem.store[path]
+    return f"memory://{root}"
 
 
 class Killed(BaseException):

@@ -26,10 +26,22 @@ from tests.pipeline.test_publish import planned
 ARCHIVE = (Video("a", (3,)), Video("b", (2, 2)), Video("c", (2,), failing={"embed": (1,)}), Video("d", (0,), error="empty"))
 
 
-@pytest.fixture
-def world() -> World:
+@pytest.fixture(scope="module")
+def good() -> tuple[dict[str, bytes], Steps]:
+    """Every object of a good output, and the clock that it was made by."""
     w = World(Store(memory()), ARCHIVE, Steps("1"), epoch_videos=3)
     w.run()
+    return {info.key: w.store.read(info.key) for info in w.store.list()}, w.steps
+
+
+@pytest.fixture
+def world(good: tuple[dict[str, bytes], Steps]) -> World:
+    """A copy of it, to be broken."""
+    objects, steps = good
+    w = World(Store(memory()), ARCHIVE, Steps("1"), epoch_videos=3)
+    w.steps.now = steps.now
+    for key, data in objects.items():
+        w.store.write(key, data)
     return w
 
 
