@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = _parser().parse_args(arguments)
     if not asked.evaluate:
         train(asked.output, asked.only or CHECKPOINTS, asked.seed, asked.clips, asked.data, asked.workers, asked.threads)
-    evaluate(asked.output, asked.threads)
+    evaluate(asked.output, asked.evaluated, asked.threads)
 
 
 def train(
@@ -54,14 +54,14 @@ def train(
         weights.chmod(0o644)  # written for their owner alone; they go into a package
 
 
-def evaluate(output: Path, threads: int) -> None:
-    """Prints the scores on unseen clips."""
+def evaluate(output: Path, clips: int, threads: int) -> None:
+    """Prints the scores on so many unseen clips."""
     import torch
 
     from stages.models.embedded import evaluate as unseen
 
     torch.set_num_threads(threads)
-    _say(json.dumps(unseen.scores(unseen.shown(EVALUATED_CLIPS, EVALUATION_SEED), output), indent=2))
+    _say(json.dumps(unseen.scores(unseen.shown(clips, EVALUATION_SEED), output), indent=2))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--evaluate", action="store_true", help="train nothing, print the scores of what is there")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--clips", type=int, default=CLIPS, help="clips to render for training")
+    parser.add_argument("--evaluated", type=int, default=EVALUATED_CLIPS, help="unseen clips to score with")
     parser.add_argument("--data", type=Path, help="file to keep the rendered clips in, or to read them from")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
