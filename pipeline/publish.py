@@ -6,7 +6,6 @@ leaves objects without rows in their places, so that a publisher that slept thro
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -188,7 +187,7 @@ def _planned_parts(store: Store, plan: EpochPlan) -> Iterator[Row]:
 def _read_part(store: Store, plan: EpochPlan, row: Row, columns: Sequence[str]) -> pa.Table:
     key = f"{parts_folder(plan.run)}/{row['part']}"
     try:
-        table = pq.ParquetFile(io.BytesIO(store.read(key))).read(columns=list(columns))
+        table = pq.ParquetFile(pa.BufferReader(store.read(key))).read(columns=list(columns), use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise PartsMissing(f"{store.uri(key)}: {error}") from error
     if table["row"].to_pylist() != list(range(row["first_row"], row["last_row"] + 1)) or (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.outcome import Row
 from schemas.identity import VIDEO_ID, clip_id, unit_id
 from schemas.rows import RECEIPT, UNIT_ROW, conform
 from schemas.tables import TIMESTAMP
@@ -17,6 +20,8 @@ from stages.storage import Store
 FOOTER_KEY = b"clipmill.receipt"
 # The columns of a part in which model stages leave their answers, and the stage of each.
 STAGE_COLUMNS = {"labels": "classify", "embeddings": "embed", "captions": "caption"}
+_CHECKED = ("clip_id", "start_s", "end_s", "boundary", "width", "height")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class BadPart(ValueError):
@@ -33,130 +38,133 @@ def parts_folder(run_id: str) -> str:
     return f"_runs/{run_id}/parts"
 
 
-def receipt_of(part: pa.Table) -> pa.Table:
-    """PART_ROW rows first_row..last_row of one attempt at one unit -> one RECEIPT row. Raises BadPart."""
-    first = part.slice(0, 1)
-    is_end = part["end"].is_valid()
-    clips = part.filter(pc.invert(is_end))
-    bad = clips.filter(clips["error_code"].is_valid())
-    _check(part, clips)
-    rows = {name: first[name] for name in UNIT_ROW.names} | {
-        "attempt": first["attempt"],
-        "first_row": part["row"].slice(0, 1),
-        "last_row": part["row"].slice(part.num_rows - 1),
-        "clips": pa.array([clips.num_rows], pa.int32()),
-        "bad_clips": pa.array([bad.num_rows], pa.int32()),
-        "error_code": _first(bad["error_code"]),
-        "error_message": _first(bad["error_message"]),
-        "staged": pa.array([list(_staged(clips))], RECEIPT.field("staged").type),
-        "end": part["end"].slice(part.num_rows - 1),
-    }
-    return conform(pa.table(rows), RECEIPT)
+class Described:
+    """PART_ROW rows as plain values, without their vectors, so that many small parts cost little each."""
 
+    def __init__(self, rows: pa.Table) -> None:
+        self._units = rows.select(UNIT_ROW.names)
+        names = ("attempt", "row", *_CHECKED, "error_code", "error_message", "end")
+        self._columns = {name: rows[name].to_pylist() for name in names}
+        self._answers = {column: _answers(rows[column]) for column in STAGE_COLUMNS}
 
-def _first(column: pa.ChunkedArray) -> pa.Array:
-    return pa.array([column[0].as_py() if len(column) else None], pa.string())
+    def receipt(self, begin: int, end: int) -> Row:
+        """The RECEIPT row of rows [begin, end), which are of one attempt at one unit, in order. Raises BadPart."""
+        unit: Row = self._units.slice(begin, 1).to_pylist()[0]
+        self._check_end(unit, begin, end)
+        last = self._columns["end"][end - 1]
+        clips = range(begin, end if last is None else end - 1)
+        self._check_clips(unit, clips)
+        codes = self._columns["error_code"]
+        bad = [index for index in clips if codes[index] is not None]
+        return unit | {
+            "attempt": self._columns["attempt"][begin],
+            "first_row": self._columns["row"][begin],
+            "last_row": self._columns["row"][end - 1],
+            "clips": len(clips),
+            "bad_clips": len(bad),
+            "error_code": codes[bad[0]] if bad else None,
+            "error_message": self._columns["error_message"][bad[0]] if bad else None,
+            "staged": [found for column in STAGE_COLUMNS for found in self._staged(column, clips)],
+            "end": last,
+        }
 
-
-def _staged(clips: pa.Table) -> Iterator[dict[str, object]]:
-    for column, stage in STAGE_COLUMNS.items():
-        answers = clips[column].combine_chunks()
-        found = pa.table(
-            {
-                "clip": pc.list_parent_indices(answers),
-                "fingerprint": pc.list_flatten(answers).field("fingerprint"),
-                "error_code": pc.list_flatten(answers).field("error_code"),
-                "error_message": pc.list_flatten(answers).field("error_message"),
-            }
-        )
-        for fingerprint in sorted(pc.unique(found["fingerprint"]).to_pylist()):
-            of = found.filter(pc.equal(found["fingerprint"], fingerprint))
-            failed = of.filter(of["error_code"].is_valid())
+    def _staged(self, column: str, clips: range) -> Iterator[Row]:
+        answers = [(index, answer) for index in clips for answer in self._answers[column][index]]
+        for fingerprint in sorted({answer[0] for _, answer in answers}):
+            own = [(index, answer) for index, answer in answers if answer[0] == fingerprint]
+            failed = [(index, answer) for index, answer in own if answer[1] is not None]
             yield {
-                "stage": stage,
+                "stage": STAGE_COLUMNS[column],
                 "fingerprint": fingerprint,
-                "rows": of.num_rows,
-                "good": pc.count_distinct(of.filter(of["error_code"].is_null())["clip"]).as_py(),
-                "failed": pc.count_distinct(failed["clip"]).as_py(),
-                "error_code": failed["error_code"][0].as_py() if failed.num_rows else None,
-                "error_message": failed["error_message"][0].as_py() if failed.num_rows else None,
+                "rows": len(own),
+                "good": len({index for index, answer in own if answer[1] is None}),
+                "failed": len({index for index, _ in failed}),
+                "error_code": failed[0][1][1] if failed else None,
+                "error_message": failed[0][1][2] if failed else None,
             }
 
+    def _check_end(self, unit: Row, begin: int, end: int) -> None:
+        ends = self._columns["end"][begin:end]
+        if any(found is not None for found in ends[:-1]):
+            raise BadPart(f"the end row is not the last one in {_name(unit)}")
+        if ends[-1] is not None and ends[-1]["clips"] != self._columns["row"][end - 1]:
+            raise BadPart(f"the end row's count and place differ in {_name(unit)}")
 
-def _check(part: pa.Table, clips: pa.Table) -> None:
-    ends = part.num_rows - clips.num_rows
-    if ends > 1 or (ends and not part["end"][-1].is_valid):
-        raise BadPart(f"the end row is not the last one in {_name(part)}")
-    if ends and part["end"][-1]["clips"].as_py() != part["row"][-1].as_py():
-        raise BadPart(f"the end row's count and place differ in {_name(part)}")
-    columns = ("video_id", "clip_id", "start_s", "end_s", "boundary", "width", "height", "error_code", "due")
-    answered = _answered(clips)
-    last_id = ""
-    for index, row in enumerate(clips.select(columns).to_pylist()):
-        video, name = row["video_id"], row["clip_id"]
-        if any(row[column] is None for column in columns[:7]):
-            raise BadPart(f"clip {name} of {_name(part)} lacks a place, a boundary or a size")
-        fingerprint = name[33:41]
-        if not VIDEO_ID.fullmatch(video) or name != clip_id(video, fingerprint, row["start_s"]):
-            raise BadPart(f"clip {name} is not named after video {video} and its start {row['start_s']}")
-        if name <= last_id or not row["start_s"] < row["end_s"]:
-            raise BadPart(f"clip {name} follows {last_id or 'none'} or has no length")
-        wanted = set() if row["error_code"] else set(row["due"]) - {fingerprint}
-        if answered[index] != wanted:
-            raise BadPart(f"clip {name} has answers of {sorted(answered[index])} where {sorted(wanted)} were due")
-        last_id = name
+    def _check_clips(self, unit: Row, clips: range) -> None:
+        video, last_id, due = unit["video_id"], "", set(unit["due"])
+        if not VIDEO_ID.fullmatch(video):
+            raise BadPart(f"{video!r} is no video id")
+        for index in clips:
+            name, start_s, end_s, *rest = (self._columns[column][index] for column in _CHECKED)
+            if None in (name, start_s, end_s, *rest):
+                raise BadPart(f"clip {name} of {_name(unit)} lacks a place, a boundary or a size")
+            fingerprint = name[33:41]
+            if name != clip_id(video, fingerprint, start_s):
+                raise BadPart(f"clip {name} is not named after video {video} and its start {start_s}")
+            if name <= last_id or not start_s < end_s:
+                raise BadPart(f"clip {name} follows {last_id or 'none'} or has no length")
+            self._check_answers(name, index, set() if self._columns["error_code"][index] else due - {fingerprint})
+            last_id = name
+
+    def _check_answers(self, name: str, index: int, wanted: set[str]) -> None:
+        answered: set[str] = set()
+        for column, answers in self._answers.items():
+            fingerprints = [answer[0] for answer in answers[index]]
+            if column != "labels" and len(set(fingerprints)) != len(fingerprints):
+                raise BadPart(f"clip {name} has two answers of one model in {column}")
+            answered.update(fingerprints)
+        if answered != wanted:
+            raise BadPart(f"clip {name} has answers of {sorted(answered)} where {sorted(wanted)} were due")
 
 
-def _answered(clips: pa.Table) -> list[set[str]]:
-    """Fingerprints that answered each clip; raises BadPart where one that gives one answer gave two."""
-    found: list[set[str]] = [set() for _ in range(clips.num_rows)]
-    for column in STAGE_COLUMNS:
-        for index, answers in enumerate(clips[column].to_pylist() if column == "labels" else _fingerprints(clips[column])):
-            names = [answer["fingerprint"] if isinstance(answer, dict) else answer for answer in answers or ()]
-            if column != "labels" and len(set(names)) != len(names):
-                raise BadPart(f"clip {clips['clip_id'][index]} has two answers of one model in {column}")
-            found[index] |= set(names)
+def _answers(column: pa.ChunkedArray) -> list[list[tuple[str, str | None, str | None]]]:
+    """Of each row, (fingerprint, error_code, error_message) of each answer."""
+    lists = column.combine_chunks()
+    flat = pc.list_flatten(lists)
+    fields = (flat.field(name).to_pylist() for name in ("fingerprint", "error_code", "error_message"))
+    found: list[list[tuple[str, str | None, str | None]]] = [[] for _ in range(len(lists))]
+    for index, *answer in zip(pc.list_parent_indices(lists).to_pylist(), *fields, strict=True):
+        found[index].append((answer[0], answer[1], answer[2]))
     return found
 
 
-def _fingerprints(column: pa.ChunkedArray) -> list[list[str]]:
-    """list<struct<fingerprint, ...>> -> per row the fingerprints, without touching vectors."""
-    answers = column.combine_chunks()
-    names: list[list[str]] = [[] for _ in range(len(answers))]
-    pairs = zip(
-        pc.list_parent_indices(answers).to_pylist(), pc.list_flatten(answers).field("fingerprint").to_pylist(), strict=True
-    )
-    for index, fingerprint in pairs:
-        names[index].append(fingerprint)
-    return names
+def _name(unit: Row) -> str:
+    return unit_id(unit["video_id"], unit["unit"])
 
 
-def _name(part: pa.Table) -> str:
-    return unit_id(part["video_id"][0].as_py(), part["unit"][0].as_py())
+def receipts_table(receipts: Iterable[Row]) -> pa.Table:
+    """RECEIPT rows as a table."""
+    return conform(pa.Table.from_pylist(list(receipts), schema=RECEIPT), RECEIPT)
 
 
-def to_footer(receipt: pa.Table) -> bytes:
-    """One RECEIPT row as JSON; times as microseconds since 1970."""
-    row = receipt.cast(_as_numbers(receipt.schema)).to_pylist()[0]
-    return json.dumps(row, separators=(",", ":")).encode()
+def to_footer(receipt: Row) -> bytes:
+    """A RECEIPT row as JSON; times as microseconds since 1970."""
+    return json.dumps(receipt, separators=(",", ":"), default=_microseconds).encode()
 
 
-def from_footer(data: bytes) -> pa.Table:
+def _microseconds(value: Any) -> int:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{value!r} does not belong into a receipt")
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_footer(data: bytes) -> Row:
     """Reverse of `to_footer`."""
-    return conform(pa.Table.from_pylist([json.loads(data)], schema=_as_numbers(RECEIPT)).cast(RECEIPT), RECEIPT)
+    row: Row = json.loads(data)
+    _restore(row, RECEIPT)
+    return row
 
 
-def _as_numbers(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([_number_field(field) for field in schema])
+def _restore(row: Row, fields: Sequence[pa.Field]) -> None:
+    for field in fields:
+        value = row[field.name]
+        if value is not None and field.type == TIMESTAMP:
+            row[field.name] = _EPOCH + timedelta(microseconds=value)
+        elif value is not None and pa.types.is_struct(field.type):
+            _restore(value, [field.type.field(number) for number in range(field.type.num_fields)])
 
 
-def _number_field(field: pa.Field) -> pa.Field:
-    if pa.types.is_struct(field.type):
-        return field.with_type(pa.struct([_number_field(inner) for inner in field.type]))
-    return field.with_type(pa.int64()) if field.type == TIMESTAMP else field
-
-
-def read_receipt(store: Store, key: str) -> pa.Table:
+def read_receipt(store: Store, key: str) -> Row:
     """The RECEIPT row in a part's footer. Raises FileNotFoundError, and BadPart for an object that is no part."""
     try:
         with store.open_read(key) as file:

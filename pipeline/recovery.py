@@ -20,12 +20,11 @@ from pipeline.intake import Intake
 from pipeline.ledger import Known, Reader, rows_of
 from pipeline.log import Body, EpochAbandoned, Log, timestamp
 from pipeline.objects import Written
-from pipeline.outcome import Outcome
+from pipeline.outcome import Outcome, Row
 from pipeline.parallel import mapped
 from pipeline.publish import PartsMissing, clear, publish
-from pipeline.receipts import BadPart, parts_folder, read_receipt
+from pipeline.receipts import BadPart, parts_folder, read_receipt, receipts_table
 from pipeline.recipe import Recipe
-from schemas.rows import RECEIPT
 from schemas.tables import VideoStatus
 from stages.storage import Store
 
@@ -177,10 +176,10 @@ class Recovery:
             is_planned, _ = planned.get(packed(pa.array([key.rpartition("/")[2][:32] for key in batch])))
             wanted = [key for key, skip in zip(batch, is_planned.tolist(), strict=True) if not skip]
             receipts = [receipt for receipt in mapped(self._receipt, wanted) if receipt is not None]
-            intake.receive(pa.concat_tables([RECEIPT.empty_table(), *receipts]))
+            intake.receive(receipts_table(receipts))
         return intake
 
-    def _receipt(self, key: str) -> pa.Table | None:
+    def _receipt(self, key: str) -> Row | None:
         """What a part says of itself; a part that is gone or no part counts as never staged, so its unit is done again."""
         try:
             return read_receipt(self._store, key)

@@ -191,6 +191,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.config, self.entries = job(caption=self.caption)
+        self._by_id = {video.id: video for video in self.videos}
 
     def open(self) -> Session:
         return Session.open(
@@ -203,7 +204,7 @@ class World:
         return found
 
     def rows(self, unit: Mapping[str, Any], attempt: str = "a1", noise: float = 0.0) -> pa.Table:
-        video = {video.id: video for video in self.videos}[unit["video_id"]]
+        video = self._by_id[unit["video_id"]]
         return clip_rows(unit, video, self.entries, self.config.clips.fingerprint(), attempt, noise)
 
     def stage(self, session: Session, found: pa.Table) -> pa.Table:
