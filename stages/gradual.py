@@ -29,7 +29,6 @@ LATENCY = AFTER + _PEAK
 _MIN_SIZE = 6.0  # root mean square change of the blocks, codes
 _QUICK, _MIN_QUICK = 7, 2.0  # frames on both sides of the centre, and codes: less change than this is not looked at closer
 _MAX_BEND = 0.8  # twice the middle's distance from the mean of those two, part of their difference
-_MAX_STEP = 0.5  # part of the change that one frame may bring: more is a cut
 _MIN_FIT = 0.8  # part of the blocks' variance that the ramp explains
 _MIN_GAIN = 0.0  # more than a straight line explains
 _MAX_MIX = 0.33  # mean difference of the middle to the mean of the ends, part of the ends' difference
@@ -86,9 +85,6 @@ def fit(coarse: np.ndarray) -> Fit | None:
     if quality[best] < _MIN_FIT or quality[best] - line[best] / variance[best] < _MIN_GAIN:
         return None
     if sizes[best] < _MIN_SIZE * np.sqrt(blocks):
-        return None
-    steps = np.diff(centred[_MEMBERS[best] > 0], axis=0)
-    if np.sqrt(np.einsum("ij,ij->i", steps, steps).max()) > _MAX_STEP * sizes[best]:
         return None
     return Fit(LENGTHS[best], float(quality[best]))
 

@@ -24,7 +24,9 @@ _MIN_CHANGE = 3.0  # smallest change, in codes of 255, that can be a cut
 _MIN_LEAP = 2.2  # times the second largest change around it
 _MIN_LEAP_UNLIKE = 1.4  # the same, for frames that are
 _UNLIKE = 0.25  # less like each other than this, and by this much less than those around them
-_MIN_TYPICAL = 1.0  # smallest change of the median block
+_MIN_BLOCK = 1.0  # smallest change of a block that is one, codes
+_MIN_EVERYWHERE = 0.5  # part of the blocks that must leap
+_BLACK = 24.0  # luma up to which a block may be a black bar
 _RETURN = 0.75  # a frame soon after is nearer than this (part of the change) to one just before: a flash
 _SAME_SCENE = 0.93  # likeness across the change above which only the light changed, or the camera was turned
 _APART = 4  # frames: of two cuts closer than this the smaller one is none
@@ -79,7 +81,7 @@ class ShotDetector:
         if end:
             self._history.repeat(_SETTLED)
             for number in range(end, self._history.count):
-                cuts += self._step(number, end)
+                cuts += self._step(number, ended=True)
         return cuts
 
     def _look(self) -> list[Cut]:
@@ -88,14 +90,14 @@ class ShotDetector:
         self._waiting = []
         return [cut for number in range(first, self._history.count) for cut in self._step(number)]
 
-    def _step(self, newest: int, end: int | None = None) -> list[Cut]:
-        """Asks all finders about frame `newest`. `end`: the number of frames, where the stream has ended."""
-        for number in [*self._fades.step(newest, ended=end is not None), *self._dissolves.step(newest)]:
+    def _step(self, newest: int, ended: bool = False) -> list[Cut]:
+        """Asks all finders about frame `newest`. `ended`: it only repeats the stream's last frame."""
+        for number in [*self._fades.step(newest, ended), *self._dissolves.step(newest)]:
             self._found.setdefault(number, "gradual")
         candidate = newest - _AROUND
         if candidate > 0 and is_cut(self._history, candidate):
             self._add_cut(candidate)
-        return self._report(newest - _SETTLED, end) if self._found else []
+        return self._report(newest - _SETTLED) if self._found else []
 
     def _add_cut(self, number: int) -> None:
         near = [n for n, kind in self._found.items() if kind == "cut" and number - n < _APART]
@@ -105,7 +107,7 @@ class ShotDetector:
             del self._found[n]
         self._found[number] = "cut"
 
-    def _report(self, due: int, end: int | None) -> list[Cut]:
+    def _report(self, due: int) -> list[Cut]:
         """Boundaries up to frame `due`; a gradual transition only where no cut, and no other boundary, is near."""
         out = []
         for number in sorted(n for n in self._found if n <= due):
@@ -114,8 +116,7 @@ class ShotDetector:
             if kind == "gradual" and any(abs(number - n) < _CLEAR for n in (*cuts, self._reported)):
                 continue
             self._reported = number
-            if end is None or number < end:
-                out.append(Cut(self._history.picture(number).time_s, kind))
+            out.append(Cut(self._history.picture(number).time_s, kind))
         return out
 
 
@@ -132,22 +133,29 @@ def is_cut(history: History, number: int) -> bool:
 
 
 def _stands_out(history: History, number: int) -> bool:
-    """Whether the change is a leap among those around it, in the mean and in the typical (median) block.
+    """Whether the change is a leap among those around it, nearly everywhere in the picture.
 
-    The typical block does not leap where something moves before a still ground. In fast motion a smaller leap is enough if
-    the two frames are as unlike as those around them are alike.
+    In fast motion a smaller leap is enough if the two frames are as unlike as those around them are alike.
     """
     start, end = max(history.first, number - _AROUND - 1), min(history.count, number + _AROUND + 1)
     at = number - start - 1
     leap = _leap(history.changes(start + 1, end), at)
-    if leap < _MIN_LEAP_UNLIKE:
-        return False
-    steps = np.abs(np.diff(history.coarse(start, end), axis=0))
-    typical = np.maximum(np.median(steps[:, :LUMA_BLOCKS], axis=1), np.median(steps[:, LUMA_BLOCKS:], axis=1))
-    leap = min(leap, _leap(typical.tolist(), at))
-    if leap < _MIN_LEAP_UNLIKE or typical[at] < _MIN_TYPICAL:
+    if leap < _MIN_LEAP_UNLIKE or not _is_everywhere(history.coarse(start, end), at):
         return False
     return leap >= _MIN_LEAP or _is_unlike(history.pictures(start, end), at)
+
+
+def _is_everywhere(coarse: np.ndarray, at: int) -> bool:
+    """Whether most blocks leap at step `at` of coarse pictures: they do not where something moves before a ground.
+
+    Blocks that are black all along, as beside a narrow picture, have no say.
+    """
+    steps = np.abs(np.diff(coarse, axis=0))
+    others = np.sort(np.delete(steps, at, axis=0), axis=0)
+    leaps = steps[at] > np.maximum(_MIN_BLOCK, _MIN_LEAP_UNLIKE * others[-2] if len(others) > 1 else 0)
+    lit = coarse[:, :LUMA_BLOCKS].max(axis=0) > _BLACK
+    luma = leaps[:LUMA_BLOCKS][lit] if lit.any() else leaps[:LUMA_BLOCKS]
+    return max(float(luma.mean()), float(leaps[LUMA_BLOCKS:].mean())) >= _MIN_EVERYWHERE
 
 
 def _leap(changes: list[float], at: int) -> float:

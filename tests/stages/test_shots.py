@@ -157,6 +157,22 @@ def test_something_that_jumps_before_a_still_ground_is_no_boundary() -> None:
     assert detect(frames) == []
 
 
+@pytest.mark.parametrize("seed", [30, 31, 35])
+def test_something_that_jumps_before_a_panned_ground_is_no_boundary(seed: int) -> None:
+    wide = np.asarray(picture(np.random.default_rng(seed), 90, 300))
+    frames = np.stack([wide[:, 2 * i : 2 * i + 160] for i in range(60)])
+    thing = np.kron(np.array([[0, 255], [255, 0]], np.uint8), np.ones((20, 20), np.uint8))[..., None]
+    frames[:30, 5:45, 5:45] = thing
+    frames[30:, 45:85, 110:150] = thing
+    assert detect(frames) == []
+
+
+def test_a_cut_of_a_narrow_picture_between_black_bars_is_found() -> None:
+    frames = np.concatenate([still(1, 30), still(2, 30)])
+    frames[:, :, :60] = frames[:, :, 100:] = 0
+    assert detect(frames) == [(30, "cut")]
+
+
 def test_a_pushed_camera_is_no_boundary() -> None:
     wide = np.asarray(picture(np.random.default_rng(7), 120, 200))
     frames = np.stack([wide[10:100, 10:170]] * 30 + [wide[18:108, 24:184]] * 30)
