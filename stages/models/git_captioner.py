@@ -23,7 +23,7 @@ class GitCaptioner:
         if config.frames != takes:
             said = f"takes {takes} frames, caption.frames is {config.frames}: set caption.frames to {takes}"
             raise BadRequest(f"model {model.model} (git): {said}")
-        longest = int(model.config.get("max_position_embeddings", 1024)) - 1
+        longest = int(model.config.get("max_position_embeddings", 1024))  # the last token said is never read
         if config.max_tokens > longest:
             raise BadRequest(
                 f"model {model.model} (git): writes {longest} tokens at most, caption.max_tokens is {config.max_tokens}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from schemas.errors import BadRequest
 from stages.models.adapter import Frames
-from stages.models.resample import FILTERS, resize
+from stages.models.resample import FILTERS, middle, resize
 from stages.models.weights import Resolved
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HALF = (0.5, 0.5, 0.5)
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CHUNK_PIXELS = 4_000_000  # pixels that are resized at a time; float64 makes 24 bytes of each
+_PIXELS_AT_A_TIME = 720_000  # float64 makes 24 bytes of each; more of them are slower on a CPU, too
 
 # What a processor does where its config says nothing, by the name of its class without its ending.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -82,20 +82,20 @@ class Preprocess:
         """Clips' frames, uint8 of shape (n, h, w, 3) each, as tensors (n, 3, height, width); frames of equal size together."""
         import torch
 
-        out: list[torch.Tensor | None] = [None] * len(clips)
-        for group in _groups(clips):
-            stacked = np.concatenate([clips[i] for i in group]) if len(group) > 1 else clips[group[0]]
-            done = self._same_size(stacked, device, dtype)
-            for i, tensor in zip(group, torch.split(done, [len(clips[i]) for i in group]), strict=True):
-                out[i] = tensor
-        return [tensor for tensor in out if tensor is not None]
+        out: dict[int, torch.Tensor] = {}
+        for group in _equal_sizes(clips):
+            frames = np.concatenate([clips[i] for i in group]) if len(group) > 1 else clips[group[0]]
+            at_a_time = max(1, _PIXELS_AT_A_TIME // max(1, frames.shape[1] * frames.shape[2]))
+            parts = [self._some(frames[i : i + at_a_time], device, dtype) for i in range(0, len(frames), at_a_time)]
+            out |= zip(group, torch.split(torch.cat(parts), [len(clips[i]) for i in group]), strict=True)
+        return [out[i] for i in range(len(clips))]
 
-    def _same_size(self, frames: Frames, device: str, dtype: torch.dtype) -> torch.Tensor:
+    def _some(self, frames: Frames, device: str, dtype: torch.dtype) -> torch.Tensor:
         import torch
 
         images = to_device(frames, device).permute(0, 3, 1, 2)
         height, width = self.resized(*images.shape[-2:])
-        images = resize(images, height, width, self.resample)
+        images = resize(images, height, width, self.resample, self.crop)
         if self.crop is not None:
             images = centre_crop(images, *self.crop)
         return normalise(images.to(torch.float32), self.scale, self.offset, self.mean, self.std).to(dtype)
@@ -126,28 +126,18 @@ def centre_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The middle `height` x `width` of images (..., h, w), black around images that are smaller."""
     from torch.nn.functional import pad
 
-    have_height, have_width = images.shape[-2:]
-    top, left = math.ceil(max(0, height - have_height) / 2), math.ceil(max(0, width - have_width) / 2)
-    bottom, right = max(0, height - have_height) - top, max(0, width - have_width) - left
-    top_cut, left_cut = (have_height - height) // 2, (have_width - width) // 2
-    padded = pad(images, (left, right, top, bottom)) if top or left or bottom or right else images
-    first, start = max(0, top_cut + top), max(0, left_cut + left)
-    return padded[..., first : first + height, start : start + width]
+    images = images[..., middle(images.shape[-2], height), middle(images.shape[-1], width)]
+    missing = [height - images.shape[-2], width - images.shape[-1]]
+    top, left = (math.ceil(size / 2) for size in missing)
+    return pad(images, (left, missing[1] - left, top, missing[0] - top)) if any(missing) else images
 
 
-def _groups(clips: Sequence[Frames]) -> list[list[int]]:
-    """Indices of clips whose frames have the same size, in groups of a bounded number of pixels."""
-    groups: list[list[int]] = []
-    filling: dict[tuple[int, ...], tuple[list[int], int]] = {}
+def _equal_sizes(clips: Sequence[Frames]) -> list[list[int]]:
+    """Indices of clips in groups whose frames have the same size."""
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, frames in enumerate(clips):
-        pixels = frames.size // 3
-        group, held = filling.get(frames.shape[1:3], ([], 0))
-        if not group or held + pixels > _CHUNK_PIXELS:
-            group, held = [], 0
-            groups.append(group)
-        group.append(i)
-        filling[frames.shape[1:3]] = (group, held + pixels)
-    return groups
+        groups.setdefault(frames.shape[1:3], []).append(i)
+    return list(groups.values())
 
 
 def parse(model: Resolved, video: bool = False) -> Preprocess:

@@ -143,11 +143,15 @@ def test_clips_of_many_sizes_come_back_in_their_order_whatever_is_beside_them() 
         assert torch.equal(steps([clip], "cpu", torch.float32)[0], tensor)
 
 
-def test_a_batch_is_resized_in_groups_of_bounded_size() -> None:
-    clips = [np.zeros((8, 500, 400, 3), np.uint8) for _ in range(5)] + [np.zeros((1, 4, 4, 3), np.uint8)]
-    groups = preprocess._groups(clips)
-    assert sorted(i for group in groups for i in group) == list(range(6))
-    assert max(sum(clips[i].size // 3 for i in group) for group in groups) <= preprocess._CHUNK_PIXELS
+def test_many_large_frames_are_prepared_as_few_are() -> None:
+    """More pixels than are resized at a time."""
+    steps = preprocess.parse(weights.resolve(str(checkpoint("clip"))))
+    clips = [noise(0, 5, 400, 500), noise(1, 2, 400, 500), noise(2, 1, 1000, 900)]
+    assert clips[0].size // 3 > preprocess._PIXELS_AT_A_TIME
+    together = steps(clips, "cpu", torch.float32)
+    for clip, tensor in zip(clips, together, strict=True):
+        one_by_one = [steps([clip[i : i + 1]], "cpu", torch.float32)[0] for i in range(len(clip))]
+        assert torch.equal(torch.cat(one_by_one), tensor)
 
 
 @pytest.mark.parametrize("size", [(48, 80), (97, 61), (64, 64)])
