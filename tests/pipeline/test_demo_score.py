@@ -112,6 +112,15 @@ def test_missed_cuts_lower_recall_and_leave_one_of_two_shots_wrong() -> None:
     assert scored["clips"] == 3
 
 
+def test_a_shot_is_judged_by_the_clip_that_shares_most_time_with_it() -> None:
+    rows = perfect()
+    wrong = {"action": "sideways", "object": "grey cube", "caption": "a grey cube", "embedding": None}
+    slivers = [{**row, **wrong, "start_s": row["end_s"] - 0.1} for row in rows]
+    for both in (rows + slivers, slivers + rows):
+        scored = score(both)
+        assert scored["action_top1"] == scored["caption_exact"] == 1.0
+
+
 def test_a_video_without_clips_loses_its_shots() -> None:
     scored = score([row for row in perfect() if not row["uri"].endswith("0000.mp4")])
     assert scored["action_top1"] == pytest.approx(3 / 6)

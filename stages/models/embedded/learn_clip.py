@@ -26,8 +26,12 @@ from stages.models.embedded.lessons import Lessons, masks
 from stages.models.embedded.processors import OPENAI, normalised, save_image_processor
 
 FRAMES_AT = (1, 13)  # of a clip's 16: far apart, so that they differ
-LESSON_SCHEDULE = Schedule(steps=1100, rate=1.5e-3, batch_clips=32)
-SCHEDULE = Schedule(steps=2300, rate=1.2e-3, batch_clips=32, warmup=20)
+LESSONS = Schedule(steps=1100, rate=1.5e-3, batch_clips=32)
+ROUNDS = (
+    Schedule(steps=1200, rate=1.2e-3, batch_clips=32, warmup=20),
+    Schedule(steps=1100, rate=9e-4, batch_clips=32, warmup=20),
+    Schedule(steps=700, rate=7e-4, batch_clips=32, warmup=20),
+)
 _POSE_WEIGHT = 1.0
 _MASK_WEIGHT = 2.0
 _SMALLEST = 0.13  # radius of a shape that is learned from
@@ -168,28 +172,27 @@ def train(
     clips: Clips,
     folder: Path,
     seed: int,
-    schedules: tuple[Schedule, Schedule] = (LESSON_SCHEDULE, SCHEDULE),
+    schedules: Sequence[Schedule] = (LESSONS, *ROUNDS),
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains on lessons, then on `clips`, by a schedule each, and writes the checkpoint to `folder`."""
+    """Trains on lessons by the first schedule, on `clips` by the others, and writes the checkpoint to `folder`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokens = tokenizer()
     lessons = Lessons(schedules[0].batch_clips, rng)
     pupil: nn.Module = Pupil(tokens, rng, lessons.understood)
     say(f"clip: {sum(p.numel() for p in pupil.parameters()):,} weights, with the heads")
-    frames = batches(_suited(clips), FRAMES_AT, schedules[1].batch_clips, rng, is_upright=True)
-    for schedule, source in zip(schedules, (lessons, frames), strict=True):
+    for place, schedule in enumerate(schedules):
         assert isinstance(pupil, Pupil)
+        source = batches(suited(clips), FRAMES_AT, schedule.batch_clips, rng, is_upright=True) if place else lessons
         pupil = fit(pupil, source, pupil.loss, schedule, say)
-        say(f"difficulty of the lessons: {lessons.difficulty:.2f}")
     assert isinstance(pupil, Pupil)
     pupil.clip.save_pretrained(folder)
     tokens.save_pretrained(folder)
     save_image_processor("CLIPImageProcessor", folder, OPENAI)
 
 
-def _suited(clips: Clips) -> Clips:
+def suited(clips: Clips) -> Clips:
     """The clips whose shapes are not too small to be told apart, those of spinning shapes, the hardest, three times."""
     large = np.flatnonzero(clips.poses[:, list(FRAMES_AT), 2].min(1) > np.log(_SMALLEST / LOG_RADIUS_AT))
     spinning = large[clips.actions[large] == world.ACTIONS.index("spinning")]

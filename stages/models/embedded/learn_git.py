@@ -6,7 +6,7 @@ has to learn to compare the frames (told apart by GIT's temporal embeddings) and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,16 @@ from stages.models.embedded import world
 from stages.models.embedded.augment import Batch, batches
 from stages.models.embedded.data import SPARSE_AT, Clips
 from stages.models.embedded.fitting import Schedule, fit
-from stages.models.embedded.learn_clip import VISION
+from stages.models.embedded.learn_clip import VISION, suited
 from stages.models.embedded.processors import OPENAI, normalised, save_image_processor
 
 FRAMES = len(SPARSE_AT)
-DECODER_SCHEDULE = Schedule(steps=500, rate=1.5e-3, batch_clips=24)
-SCHEDULE = Schedule(steps=600, rate=6e-4, batch_clips=24, warmup=30)
+DECODER_ALONE = Schedule(steps=500, rate=1.5e-3, batch_clips=24)
+ROUNDS = (
+    Schedule(steps=600, rate=6e-4, batch_clips=24, warmup=30),
+    Schedule(steps=700, rate=6e-4, batch_clips=24, warmup=30),
+    Schedule(steps=700, rate=6e-4, batch_clips=24, warmup=30),
+)
 _IGNORED = -100  # label of a token that the loss leaves out
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -93,22 +97,24 @@ def train(
     folder: Path,
     clip_folder: Path,
     seed: int,
-    schedules: tuple[Schedule, Schedule] = (DECODER_SCHEDULE, SCHEDULE),
+    schedules: Sequence[Schedule] = (DECODER_ALONE, *ROUNDS),
     say: Callable[[str], None] = print,
 ) -> None:
     """Trains on `clips`, beginning from the clip checkpoint in `clip_folder`, and writes the checkpoint to `folder`.
 
-    `schedules` are of the decoder alone and of everything.
+    The first of `schedules` is of the decoder alone, the others are of everything.
     """
     torch.manual_seed(seed)
     tokens = tokenizer()
     pupil: nn.Module = Pupil(begun(tokens, clip_folder), tokens)
     say(f"git: {sum(p.numel() for p in pupil.parameters()):,} weights")
     rng = np.random.default_rng(seed)
-    for schedule, everything in zip(schedules, (False, True), strict=True):
+    for place, schedule in enumerate(schedules):
         assert isinstance(pupil, Pupil)
-        pupil.git.git.image_encoder.requires_grad_(everything)
-        pupil = fit(pupil, batches(clips, SPARSE_AT, schedule.batch_clips, rng, is_upright=True), pupil.loss, schedule, say)
+        pupil.git.git.image_encoder.requires_grad_(place > 0)
+        pupil = fit(
+            pupil, batches(suited(clips), SPARSE_AT, schedule.batch_clips, rng, is_upright=True), pupil.loss, schedule, say
+        )
     assert isinstance(pupil, Pupil)
     pupil.git.save_pretrained(folder)
     tokens.save_pretrained(folder)
