@@ -101,10 +101,10 @@ def _write_rows(store: Store, plan: EpochPlan, missing: Sequence[PlannedObject])
     with ExitStack() as stack:
         # Left in reverse, so that the first of the order appears first.
         attempts = [stack.enter_context(_object(store, planned)) for planned in reversed(missing)]
-        for publish, parts in _batches(store, plan, {planned.table for planned in missing}):
+        for publish, clips in _batches(store, plan, {planned.table for planned in missing}):
             for attempt in attempts:
                 if attempt.planned.fingerprint in publish:
-                    attempt.writer.write(rows_of(parts, attempt.planned, plan.run))
+                    attempt.writer.write(rows_of(clips, attempt.planned, plan.run))
         for attempt in attempts:
             if attempt.writer.rows != attempt.planned.rows:
                 raise PartsMissing(f"{attempt.planned.key} would get {attempt.writer.rows} rows, not {attempt.planned.rows}")
@@ -159,22 +159,26 @@ def _copy(store: Store, plan: EpochPlan, file: BinaryIO) -> None:
 
 
 def _batches(store: Store, plan: EpochPlan, tables: set[str]) -> Iterator[tuple[list[str], pa.Table]]:
-    """(fingerprints to publish, rows of some parts with their `first_index`), in the order of the plan."""
-    columns = [
-        name
-        for name, stands_in in ((f.name, f.name if f.name in _ANSWERS else None) for f in PART_ROW)
-        if stands_in is None or stands_in in tables
-    ]
+    """(fingerprints to publish, clip rows of some parts with their `first_index`), in the order of the plan."""
+    columns = _columns(tables)
     held: list[pa.Table] = []
     publish: list[str] = []
     for row, table in mapped(lambda row: (row, _read_part(store, plan, row, columns)), _planned_parts(store, plan)):
         if held and (row["publish"] != publish or len(held) >= PARTS_TOGETHER):
-            yield publish, pa.concat_tables(held)
+            yield publish, pa.concat_tables(held).combine_chunks()
             held = []
         publish = row["publish"]
-        held.append(table.append_column("first_index", pa.array([row["first_index"]] * table.num_rows, pa.int32())))
+        held.append(table)
     if held:
-        yield publish, pa.concat_tables(held)
+        yield publish, pa.concat_tables(held).combine_chunks()
+
+
+def _columns(tables: set[str]) -> list[str]:
+    """Columns of parts that the objects of some tables are made of."""
+    wanted = {"attempt", "row", "clip_id", "video_id"} | (tables & set(_ANSWERS))
+    if "clips" in tables:
+        wanted |= set(CLIPS.schema.names)
+    return [field.name for field in PART_ROW if field.name in wanted]
 
 
 def _planned_parts(store: Store, plan: EpochPlan) -> Iterator[Row]:
@@ -190,16 +194,16 @@ def _read_part(store: Store, plan: EpochPlan, row: Row, columns: Sequence[str]) 
         table = pq.ParquetFile(pa.BufferReader(store.read(key))).read(columns=list(columns), use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise PartsMissing(f"{store.uri(key)}: {error}") from error
-    if table["row"].to_pylist() != list(range(row["first_row"], row["last_row"] + 1)) or (
-        set(table["attempt"].to_pylist()) != {row["attempt"]}
-    ):
+    rows, attempts = table["row"].to_pylist(), table["attempt"].to_pylist()
+    if rows != list(range(row["first_row"], row["last_row"] + 1)) or set(attempts) != {row["attempt"]}:
         raise PartsMissing(f"{store.uri(key)} does not hold the rows of its name")
-    return table
+    if table["clip_id"][-1].as_py() is None:  # the end row
+        table = table.slice(0, len(rows) - 1)
+    return table.append_column("first_index", pa.array([row["first_index"]] * table.num_rows, pa.int32()))
 
 
-def rows_of(parts: pa.Table, planned: PlannedObject, run: str) -> pa.Table:
-    """Rows of an object from rows of parts (PART_ROW columns that it needs, and `first_index`)."""
-    clips = parts.filter(parts["end"].is_null())
+def rows_of(clips: pa.Table, planned: PlannedObject, run: str) -> pa.Table:
+    """Rows of an object from clip rows of parts (PART_ROW columns that it needs, and `first_index`)."""
     if planned.table == "clips":
         return _clips(clips, run)
     answers = clips[planned.table].combine_chunks()
