@@ -29,6 +29,7 @@ from stages.shots import Cut, ShotDetector
 
 Boundary = Literal["start", "cut", "gradual", "length", "unit"]
 _TOLERANCE_S = 1e-6
+BURST = 8  # frames looked at in one go: between two decoded frames every line of this code has left the CPU's caches
 
 
 class Detector(Protocol):
@@ -145,6 +146,7 @@ class Clipper:
         if config.split == "shots":
             self._detector = detector if detector is not None else ShotDetector()
         self._meter = MotionMeter()
+        self._fresh: list[tuple[float, av.VideoFrame]] = []
         self._waiting: deque[tuple[float, av.VideoFrame, int | None]] = deque()
         self._cuts: deque[Cut] = deque()
         self._capacity = 0
@@ -154,15 +156,20 @@ class Clipper:
 
     def push(self, time_s: float, frame: av.VideoFrame) -> list[Draft]:
         """Takes a frame; clips in order."""
-        small = planes(frame)
-        self._waiting.append((time_s, frame, self._meter.push(small)))
-        if self._detector is None:
-            settled_s = time_s
-        else:
-            self._cuts.extend(self._detector.push(small, time_s))
-            settled_s = self._detector.settled_s
+        self._fresh.append((time_s, frame))
+        return self._look() if len(self._fresh) >= BURST else []
+
+    def _look(self) -> list[Draft]:
+        """Looks at the frames that came since the last time; the clips that are certain then."""
+        waiting, detector = self._waiting, self._detector
+        for time_s, frame in self._fresh:
+            small = planes(frame)
+            waiting.append((time_s, frame, self._meter.push(small)))
+            if detector is not None:
+                self._cuts.extend(detector.push(small, time_s))
+        self._fresh.clear()
+        settled_s = waiting[-1][0] if detector is None else detector.settled_s
         drafts: list[Draft] = []
-        waiting = self._waiting
         while len(waiting) > 1 and waiting[0][0] < settled_s:
             item = waiting.popleft()
             drafts += self._advance(*item, waiting[0][0])
@@ -170,6 +177,8 @@ class Clipper:
 
     def finish(self, end_s: float) -> Iterator[Draft]:
         """The unit's end, after which nothing may be pushed: the clips still open, the last one ending at `end_s`."""
+        if self._fresh:
+            yield from self._look()
         if self._detector is not None and self._waiting:
             self._cuts.extend(self._detector.finish())
         while self._waiting:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.config import ClipsConfig
-from stages.clipper import Boundary, Clipper, Draft
+from stages.clipper import BURST, Boundary, Clipper, Draft
 from stages.planes import Planes
 from stages.shots import Cut
 
@@ -179,10 +179,11 @@ def test_how_late_the_detector_is_changes_nothing(late: int, cuts: set[int]) -> 
     assert drafts(times_s, 30.0, cuts_s, late=late) == drafts(times_s, 30.0, cuts_s, late=0)
 
 
-def test_clips_leave_as_soon_as_they_are_certain() -> None:
+def test_clips_leave_soon_after_they_are_certain() -> None:
     clipper = Clipper(ClipsConfig(split="fixed", max_s=2.0), "start")
     pushed_at_s = [i / FPS for i in range(100) for _ in clipper.push(i / FPS, FRAME)]
-    assert pushed_at_s == pytest.approx([3.1, 5.1, 7.1, 9.1])  # its end, what has to remain, and one frame
+    certain_s = [3.1, 5.1, 7.1, 9.1]  # a clip's end, what has to remain after it, and one frame
+    assert all(0 <= pushed - certain < BURST / FPS for pushed, certain in zip(pushed_at_s, certain_s, strict=True))
 
 
 @pytest.mark.parametrize("split", ["shots", "fixed", "none"])
@@ -195,7 +196,7 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(split: str) -> None:
         del frame
         if index % 300 == 299:
             most = max(most, live_frames())
-    assert most < 64 * 3 + 24 + 5
+    assert most < 64 * 3 + 24 + BURST
 
 
 def live_frames() -> int:

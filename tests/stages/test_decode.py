@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -525,8 +526,6 @@ def test_promise_5_a_read_that_never_returns_ends_the_worker_with_its_own_status
     code = """
         import sys, io, time
         from stages.media import Facts
-from stages.reader import Reader, Span
-from stages.sample import choose
 from stages.watchdog import Watchdog
         from tests.stages.units import decoder, rows_of, unit
 
@@ -552,8 +551,6 @@ def test_promise_5_a_decoder_that_hangs_in_c_ends_too() -> None:
     code = """
         import ctypes
         from stages.media import Facts
-from stages.reader import Reader, Span
-from stages.sample import choose
 from stages.watchdog import Watchdog
 
         watchdog = Watchdog(0.3, grace_s=0.3)
@@ -583,11 +580,16 @@ def test_promise_5_a_video_that_wants_too_much_memory_is_one_end_row(tmp_path: P
 
 
 def test_the_cap_on_memory_is_set_only_where_it_is_asked_for() -> None:
-    import resource
-
     before = resource.getrlimit(resource.RLIMIT_DATA)
     decoder()
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    try:
+        decoder(worker_memory_bytes=1 << 40)
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        assert 1 << 40 < soft < 1 << 42
+        assert hard == before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 # Streams that change on the way
