@@ -79,13 +79,13 @@ DETECTORS: dict[str, Detector] = {"ours": ours, "adaptive": adaptive, "content":
 _HEAD = f"{'F1@0':>42}{'@1':>6}{'@2':>6}{'cuts':>9}{'false':>6}{'flash':>6}{'dissolves':>10}{'fades':>8}{'us/frame':>9}"
 
 
-def line(name: str, detector: str, scores: Sequence[Score], us: float) -> str:
+def line(name: str, detector: str, scores: Sequence[Score], us: float | None = None) -> str:
     """A row of the table; counts are those at a tolerance of one frame."""
     at_1 = scores[1]
     return (
         f"{name:26}{detector:10}{scores[0].f1:6.3f}{at_1.f1:6.3f}{scores[2].f1:6.3f}{at_1.found:5}/{at_1.cuts:<3}"
         f"{at_1.false:6}{at_1.at_flash:6}{at_1.dissolves_found:7}/{at_1.dissolves:<2}"
-        f"{at_1.fades_found:5}/{at_1.fades:<2}{us:9.0f}"
+        f"{at_1.fades_found:5}/{at_1.fades:<2}" + ("" if us is None else f"{us:9.0f}")
     )
 
 
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 totals[key] = [a + b for a, b in zip(totals.get(key, [Score()] * 3), scores, strict=True)]
     print("\nall seeds")
     for (name, detector), scores in totals.items():
-        print(line(name, detector, scores, float("nan")))
+        print(line(name, detector, scores))
 
 
 if __name__ == "__main__":
