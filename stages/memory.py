@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MMAP_BYTES = 32 << 20  # the most that glibc allows
 _KEPT_BYTES = 512 << 20
+_capped_process: int | None = None
 
 
 def cap_memory(extra_bytes: int) -> None:
     """Lets this process allocate about `extra_bytes` more than it has now; beyond that allocations fail (Linux).
 
     The soft limit of RLIMIT_DATA, relative to what is mapped: libraries map a lot before any video is opened. Shared memory,
-    such as an object store's, is not counted.
+    such as an object store's, is not counted. Once a process: a second call changes nothing, so that what one video left in
+    use does not raise the cap for the next.
     """
+    global _capped_process
+    if _capped_process == os.getpid():
+        return
+    _capped_process = os.getpid()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = _data_bytes() + extra_bytes
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

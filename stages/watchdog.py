@@ -14,6 +14,7 @@ from schemas.errors import BadVideo, ErrorCode
 EXIT_DEADLINE = 75  # status of a worker that was ended past a unit's deadline
 _GRACE_FACTOR = 1.25  # of the deadline, and
 _GRACE_S = 10.0  # what decoding gets on top to return to Python, where it ends in order
+_IDLE_S = 30.0  # after which the thread goes, until it is needed again
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +71,9 @@ class Watchdog:
         with self._changed:
             while True:
                 if self._running_since is None:
-                    self._changed.wait()
+                    if not self._changed.wait(_IDLE_S) and self._running_since is None:
+                        self._thread = None
+                        return
                     continue
                 left_s = self._deadline_s + self._grace_s - self._used_s - (time.monotonic() - self._running_since)
                 if left_s > 0:

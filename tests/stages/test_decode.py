@@ -508,6 +508,18 @@ def test_the_watchdog_ends_what_hangs_and_nothing_else() -> None:
     assert codes == [EXIT_DEADLINE]
 
 
+def test_an_idle_watchdog_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.watchdog._IDLE_S", 0.01)
+    watchdog = Watchdog(5.0, end=lambda _code: None)
+    for _ in range(2):
+        watchdog.resume()
+        thread = watchdog._thread
+        assert thread is not None
+        watchdog.pause()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def run_python(code: str, *args: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """A fresh Python that runs `code`; it may end itself or cap its memory."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -525,8 +537,7 @@ def test_promise_5_a_read_that_never_returns_ends_the_worker_with_its_own_status
     path = write_video(tmp_path / "a.mkv", textured(100, 1))
     code = """
         import sys, io, time
-        from stages.media import Facts
-from stages.watchdog import Watchdog
+        from stages.watchdog import Watchdog
         from tests.stages.units import decoder, rows_of, unit
 
         class Hanging(io.BytesIO):
@@ -550,8 +561,7 @@ from stages.watchdog import Watchdog
 def test_promise_5_a_decoder_that_hangs_in_c_ends_too() -> None:
     code = """
         import ctypes
-        from stages.media import Facts
-from stages.watchdog import Watchdog
+        from stages.watchdog import Watchdog
 
         watchdog = Watchdog(0.3, grace_s=0.3)
         watchdog.start("hangs in C, with the interpreter's lock released, as FFmpeg does")
@@ -579,7 +589,8 @@ def test_promise_5_a_video_that_wants_too_much_memory_is_one_end_row(tmp_path: P
     assert done.stdout.strip() == "['memory', None]", done.stderr
 
 
-def test_the_cap_on_memory_is_set_only_where_it_is_asked_for() -> None:
+def test_the_cap_on_memory_is_set_once_a_process_and_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.memory._capped_process", None)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     decoder()
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
@@ -588,6 +599,8 @@ def test_the_cap_on_memory_is_set_only_where_it_is_asked_for() -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         assert 1 << 40 < soft < 1 << 42
         assert hard == before[1]
+        decoder(worker_memory_bytes=1 << 41)
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (soft, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
