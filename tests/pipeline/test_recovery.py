@@ -136,6 +136,20 @@ def test_what_a_dead_run_had_staged_completely_is_published_without_decoding_it_
     assert runs == set(recovered.closed)
 
 
+def test_a_dead_run_leaves_no_row_of_what_is_due_again_anyway() -> None:
+    store = Store(memory())
+    late = Video("late", (1,), error="storage")
+    first = World(store, [late, Video("fine", (1,))], Steps("1"))
+    session = first.open()
+    first.stage(session, first.expect(session))
+    second = World(store, first.videos, Steps("2"))
+    second.steps.now = first.steps.now
+    second.steps.advance(LATER_S)
+    second.run()
+    assert [row["run_id"] == session.run_id for row in ledger(store) if row["video_id"] != late.id] == [True]
+    assert [row["run_id"] == session.run_id for row in ledger(store) if row["video_id"] == late.id] == [False]
+
+
 def test_parts_of_two_attempts_never_add_up_to_a_unit() -> None:
     store = Store(memory())
     w = World(store, [Video("v", (4,))], Steps())
