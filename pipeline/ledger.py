@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.idtable import Ids, IdTable, first_of_each, hashes, packed, unpacked
 from pipeline.log import EpochState, Log, PromiseBroken
+from pipeline.parallel import mapped
 from schemas.errors import BadRequest
 from schemas.tables import StageStatus, VideoStatus
 from stages.storage import Store
@@ -25,6 +26,8 @@ _DONE = pa.array([StageStatus.OK.value, StageStatus.PARTIAL.value])
 _GAVE_UP = pa.array([VideoStatus.FAILED.value, VideoStatus.QUARANTINED.value])
 MOST_FINGERPRINTS = 31
 _BATCH_ROWS = 1 << 16
+SMALL_BYTES = 256 << 10
+AHEAD = 16  # small epochs in memory at a time
 
 
 class Known:
@@ -152,10 +155,14 @@ class Reader:
 
     def read_on(self, without: Collection[int] = ()) -> None:
         """Takes in the epochs that the log has beyond those read, but for void ones and `without`. The log is not refreshed."""
-        for number in range(self._next, self._log.length):
-            epoch = self._log.epochs.get(number)
-            if epoch is None or epoch.void or number in without:
-                continue
-            for rows in rows_of(self._log.store, epoch):
+        found = (self._log.epochs.get(number) for number in range(self._next, self._log.length) if number not in without)
+        epochs = [epoch for epoch in found if epoch is not None and not epoch.void]
+        for epoch, tables in zip(epochs, mapped(self._fetched, epochs, ahead=AHEAD), strict=True):
+            for rows in rows_of(self._log.store, epoch) if tables is None else tables:
                 self.known.add(rows)
         self._next = self._log.length
+
+    def _fetched(self, epoch: EpochState) -> list[pa.Table] | None:
+        """The rows of a small epoch, of which there are many; None for one that is worth a stream."""
+        is_small = epoch.plan.body["ledger"]["size_bytes"] <= SMALL_BYTES
+        return list(rows_of(self._log.store, epoch)) if is_small else None

@@ -112,6 +112,7 @@ class Session:
         self._intake = Intake()
         self._rejects: list[Row] = []
         self._listed = IdTable("S16", "u1")  # due in this run
+        self._is_closing = False
         self._mine: set[int] = set()  # epochs that were planned here
         self._elsewhere: set[str] = set()  # videos of this run that were planned without our knowing
 
@@ -181,7 +182,9 @@ class Session:
                 )
 
     def renew_lease(self) -> None:
-        """Says that the run lives. Call it every lease.RENEW_S seconds, from any thread."""
+        """Says that the run lives. Call it every lease.RENEW_S seconds, from any thread; once it closes, nothing happens."""
+        if self._is_closing:
+            return
         until = self._clock.now() + timedelta(seconds=lease.LEASE_S)
         lease.write(self._store, lease.Lease(self.run_id, self._owner, until))
 
@@ -294,12 +297,12 @@ class Session:
         self._store.write(CURRENT, json.dumps(body, indent=1).encode())
 
     def close(self, summary: Mapping[str, Any] | None = None, *, complete: bool = True) -> Sums:
-        """Publishes what is planned and not committed, records the run, closes it and clears away what it staged.
+        """Publishes what is complete and not published yet, records the run, closes it and clears away what it staged.
 
         With `complete`, raises PromiseBroken (after closing) where the sums do not add up. Raises RunClosed.
         """
-        self._log.refresh()
-        self._take_note()
+        self.plan_epoch()
+        self._is_closing = True
         self._recovery.settle(self.run_id, Recovered())
         self._name_current()
         body = {"complete": complete, "sums": self.sums.to_json()}

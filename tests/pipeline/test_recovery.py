@@ -24,6 +24,7 @@ from schemas.tables import TABLES
 from stages.storage import Store
 from tests.pipeline.faults import FaultyStore, Killed, Stranger, UnconditionalStore, all_groups, memory, table_rows, tables
 from tests.pipeline.rows import ELSEWHERE, Steps, Video, World
+from tests.s3 import S3Server
 
 # Videos whose rows do not depend on how often a run begins again: none is deferred, and no stage fails as a whole.
 ARCHIVE = (
@@ -398,3 +399,16 @@ def test_a_store_without_conditional_writes_takes_one_run_at_a_time() -> None:
     second.run()
     check_like_undisturbed(Store(root), second)
     assert first.owner is ELSEWHERE
+
+
+@pytest.mark.s3
+def test_promise_3_a_run_killed_on_s3_and_started_again_leaves_the_same_tables(s3: S3Server) -> None:
+    root = f"{s3.bucket()}/out"
+    count = len(WRITES)
+    for write in (count // 4, count // 2, count - 8):
+        first = world(FaultyStore(f"{root}-{write}", write, after=True))
+        with pytest.raises(Killed):
+            first.run()
+        second = again(Store(f"{root}-{write}"), first)
+        second.run()
+        check_like_undisturbed(Store(f"{root}-{write}"), second)
