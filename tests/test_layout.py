@@ -34,12 +34,16 @@ def imported_rooms(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))
 def test_imports_point_one_way(package: str) -> None:
-    wrong = {str(path.relative_to(ROOT)): extra for path in modules(package) if (extra := imported_rooms(path) - ALLOWED[package])}
+    wrong = {
+        str(path.relative_to(ROOT)): extra for path in modules(package) if (extra := imported_rooms(path) - ALLOWED[package])
+    }
     assert not wrong
 
 
 def test_every_stage_imports_where_ray_cannot_be_imported() -> None:
-    names = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__") for path in modules("stages")]
+    names = [
+        str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__") for path in modules("stages")
+    ]
     assert len(names) > 10
     program = "import sys, importlib\nsys.modules['ray'] = None\nfor name in sys.argv[1:]: importlib.import_module(name)"
     done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, cwd=ROOT, check=False)

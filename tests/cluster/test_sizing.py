@@ -36,9 +36,7 @@ def test_halves_of_a_gpu_make_twice_the_actors() -> None:
         ({"decode_cpus": 4.0}, ClusterSize(2, 0, 1), "resources.decode_cpus"),
     ],
 )
-def test_what_can_never_be_scheduled_is_refused_by_name(
-    resources: dict[str, object], cluster: ClusterSize, named: str
-) -> None:
+def test_what_can_never_be_scheduled_is_refused_by_name(resources: dict[str, object], cluster: ClusterSize, named: str) -> None:
     with pytest.raises(BadRequest, match=named):
         size(ResourcesConfig.model_validate(resources), cluster)
 
