@@ -192,7 +192,7 @@ def test_a_few_steps_teach_something_and_leave_averaged_weights_in_eval_mode(cli
     torch.manual_seed(0)
     shares: list[float] = []
     pupil = learn_clip.Pupil(learn_clip.tokenizer(), np.random.default_rng(0), shares.append)
-    batch = augment.augmented(augment.take(clips, np.arange(6), learn_clip.FRAMES_AT), np.random.default_rng(0))
+    batch = augment.augmented(augment.take(clips, np.arange(6), learn_clip.FRAMES_AT[0]), np.random.default_rng(0))
 
     before = float(pupil.loss(batch).detach())
     trained = fit(pupil, repeat(batch), pupil.loss, Schedule(12, 2e-3, 16, warmup=3))

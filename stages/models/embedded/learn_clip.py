@@ -25,12 +25,13 @@ from stages.models.embedded.fitting import Schedule, fit
 from stages.models.embedded.lessons import Lessons, masks
 from stages.models.embedded.processors import OPENAI, normalised, save_image_processor
 
-FRAMES_AT = (1, 13)  # of a clip's 16: far apart, so that they differ
+FRAMES_AT = ((4, 11), (1, 13))  # of a clip's 16, in turn from round to round: far apart, so that they differ
 LESSONS = Schedule(steps=1100, rate=1.5e-3, batch_clips=32)
 ROUNDS = (
     Schedule(steps=1200, rate=1.2e-3, batch_clips=32, warmup=20),
     Schedule(steps=1100, rate=9e-4, batch_clips=32, warmup=20),
     Schedule(steps=700, rate=7e-4, batch_clips=32, warmup=20),
+    Schedule(steps=1800, rate=1e-3, batch_clips=32, warmup=20),
 )
 _POSE_WEIGHT = 1.0
 _MASK_WEIGHT = 2.0
@@ -184,7 +185,8 @@ def train(
     say(f"clip: {sum(p.numel() for p in pupil.parameters()):,} weights, with the heads")
     for place, schedule in enumerate(schedules):
         assert isinstance(pupil, Pupil)
-        source = batches(suited(clips), FRAMES_AT, schedule.batch_clips, rng, is_upright=True) if place else lessons
+        at = FRAMES_AT[place % len(FRAMES_AT)]
+        source = batches(suited(clips), at, schedule.batch_clips, rng, is_upright=True) if place else lessons
         pupil = fit(pupil, source, pupil.loss, schedule, say)
     assert isinstance(pupil, Pupil)
     pupil.clip.save_pretrained(folder)
@@ -194,6 +196,8 @@ def train(
 
 def suited(clips: Clips) -> Clips:
     """The clips whose shapes are not too small to be told apart, those of spinning shapes, the hardest, three times."""
-    large = np.flatnonzero(clips.poses[:, list(FRAMES_AT), 2].min(1) > np.log(_SMALLEST / LOG_RADIUS_AT))
+    large = np.flatnonzero(
+        clips.poses[:, [at for pair in FRAMES_AT for at in pair], 2].min(1) > np.log(_SMALLEST / LOG_RADIUS_AT)
+    )
     spinning = large[clips.actions[large] == world.ACTIONS.index("spinning")]
     return clips.rows(np.concatenate([large, spinning, spinning]))

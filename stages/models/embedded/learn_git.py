@@ -27,6 +27,7 @@ ROUNDS = (
     Schedule(steps=600, rate=6e-4, batch_clips=24, warmup=30),
     Schedule(steps=700, rate=6e-4, batch_clips=24, warmup=30),
     Schedule(steps=700, rate=6e-4, batch_clips=24, warmup=30),
+    Schedule(steps=1300, rate=8e-4, batch_clips=24, warmup=30),
 )
 _IGNORED = -100  # label of a token that the loss leaves out
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
