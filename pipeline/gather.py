@@ -30,7 +30,7 @@ from schemas.rows import rows_table
 from schemas.tables import PUBLISH_ORDER, VIDEOS
 from stages.storage import Store
 
-CHUNK_VIDEOS = 2_000
+CHUNK_VIDEOS = 500  # in memory as plain values
 _Kept = tuple[str, list[UnitEnd], Outcome]
 PARTS = pa.schema(
     [

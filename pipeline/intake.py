@@ -30,13 +30,24 @@ class Delta:
         return Delta(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
 
 
+MERGE_TABLES = 64
+
+
+@dataclass(slots=True)
+class _Held:
+    """Rows that arrived together, as they lie in a larger table with others: many small tables cost more than their rows."""
+
+    table: pa.Table
+    offset: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """One receipt: rows first..last of an attempt. The last part of an attempt has its end row's figures."""
 
     first: int
     last: int
-    table: pa.Table
+    held: _Held
     row: int
     clips: int | None = None
     code: str | None = None
@@ -45,7 +56,7 @@ class _Part:
 
 @dataclass(slots=True)
 class _Unit:
-    table: pa.Table  # UNIT_ROW or RECEIPT, whose row `row` describes the unit
+    held: _Held  # UNIT_ROW or RECEIPT rows, of which row `row` describes the unit
     row: int
     units: int
     tries: int
@@ -70,26 +81,27 @@ class Intake:
         self._units: dict[str, _Unit] = {}
         self._over: dict[str, int] = defaultdict(int)  # video_id -> its units that are over
         self._ready: dict[str, int] = {}  # video_id -> its units, for videos of which all are over
+        self._small: list[_Held] = []  # receipts that are not merged yet
         self.ready_clips = 0
 
     def expect(self, units: pa.Table) -> None:
         """UNIT_ROW rows that will be run; a unit that is expected again has had a try that left too little."""
-        units = _copied(conform(units, UNIT_ROW))
+        held = _Held(_copied(conform(units, UNIT_ROW)))
         for row, (name, count) in enumerate(zip(_names(units), units["units"].to_pylist(), strict=True)):
             if name in self._units:
                 self._units[name].tries += 1
             else:
-                self._units[name] = _Unit(units, row, count, tries=1)
+                self._units[name] = _Unit(held, row, count, tries=1)
 
     def receive(self, receipts: pa.Table) -> Delta:
         """Takes RECEIPT rows in; tells what they completed."""
-        receipts = _copied(conform(receipts, RECEIPT))
+        held = self._hold(_copied(conform(receipts, RECEIPT)))
         delta = Delta()
         attempts, counts = receipts["attempt"].to_pylist(), receipts["units"].to_pylist()
-        for row, (name, part) in enumerate(zip(_names(receipts), _parts(receipts), strict=True)):
+        for row, (name, part) in enumerate(zip(_names(receipts), _parts(receipts, held), strict=True)):
             unit = self._units.get(name)
             if unit is None and self._accept_unknown:
-                unit = self._units[name] = _Unit(receipts, row, counts[row], tries=0)
+                unit = self._units[name] = _Unit(held, row, counts[row], tries=0)
             if unit is None or unit.is_over:
                 continue
             unit.attempts = {} if unit.attempts is None else unit.attempts
@@ -97,9 +109,20 @@ class Intake:
             parts.setdefault((part.first, part.last), part)
             chosen = _tiling(parts)
             if chosen:
-                unit.chosen, unit.tries = chosen, max(unit.tries, len(unit.attempts))
+                unit.chosen, unit.tries, unit.attempts = chosen, max(unit.tries, len(unit.attempts)), None
                 delta += self._finished(name, chosen[-1])
         return delta
+
+    def _hold(self, receipts: pa.Table) -> _Held:
+        held = _Held(receipts)
+        self._small.append(held)
+        if len(self._small) >= MERGE_TABLES:
+            merged, offset = _copied(pa.concat_tables([small.table for small in self._small])), 0
+            for small in self._small:
+                rows, small.table, small.offset = small.table.num_rows, merged, offset
+                offset += rows
+            self._small = []
+        return held
 
     def give_up(self, unit_ids: Iterable[str], code: ErrorCode, message: str) -> Delta:
         """Ends units that will not be tried again; what was staged of them is left out. Unknown units are ignored."""
@@ -136,8 +159,8 @@ class Intake:
         """Of each of some ready videos, its units in order."""
         names = {video: [unit_id(video, number) for number in range(self._ready[video])] for video in videos}
         units = {name: self._units[name] for own in names.values() for name in own}
-        sources = _rows([(unit.table, unit.row) for unit in units.values()], UNIT_ROW.names)
-        parts = [(part.table, part.row) for unit in units.values() for part in unit.chosen or ()]
+        sources = _rows([(unit.held, unit.row) for unit in units.values()], UNIT_ROW.names)
+        parts = [(part.held, part.row) for unit in units.values() for part in unit.chosen or ()]
         receipts = iter(_rows(parts, RECEIPT.names))
         found = {
             name: UnitEnd(source, [next(receipts) for _ in unit.chosen or ()], unit.given_up, unit.tries)
@@ -158,8 +181,11 @@ class Intake:
         units = [unit for unit in self._units.values() if not unit.is_over]
         by_table: dict[int, list[_Unit]] = defaultdict(list)
         for unit in units:
-            by_table[id(unit.table)].append(unit)
-        tables = [own[0].table.select(UNIT_ROW.names).take([unit.row for unit in own]) for own in by_table.values()]
+            by_table[id(unit.held.table)].append(unit)
+        tables = [
+            own[0].held.table.select(UNIT_ROW.names).take([unit.held.offset + unit.row for unit in own])
+            for own in by_table.values()
+        ]
         return pa.concat_tables([UNIT_ROW.empty_table(), *tables])
 
     @property
@@ -179,14 +205,14 @@ def _names(table: pa.Table) -> list[str]:
     ]
 
 
-def _parts(receipts: pa.Table) -> Iterator[_Part]:
+def _parts(receipts: pa.Table, held: _Held) -> Iterator[_Part]:
     end = receipts["end"].combine_chunks()
     columns = (
         receipts["first_row"], receipts["last_row"], end.is_valid(),
         *(end.field(name) for name in ("clips", "error_code", "decoded_s")),
     )  # fmt: skip
     for row, (first, last, is_end, *figures) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
-        yield _Part(first, last, receipts, row, *figures) if is_end else _Part(first, last, receipts, row)
+        yield _Part(first, last, held, row, *figures) if is_end else _Part(first, last, held, row)
 
 
 def _code(unit: _Unit) -> str | None:
@@ -222,14 +248,15 @@ def _path(last: _Part, came_by: Mapping[int, _Part]) -> list[_Part]:
     return path[::-1]
 
 
-def _rows(places: Sequence[tuple[pa.Table, int]], columns: Sequence[str]) -> list[Row]:
+def _rows(places: Sequence[tuple[_Held, int]], columns: Sequence[str]) -> list[Row]:
     """Rows of several tables as dicts, each table read once."""
     by_table: dict[int, list[int]] = defaultdict(list)
-    for index, (table, _) in enumerate(places):
-        by_table[id(table)].append(index)
+    for index, (held, _) in enumerate(places):
+        by_table[id(held.table)].append(index)
     found: list[Row] = [{}] * len(places)
     for indices in by_table.values():
-        table = places[indices[0]][0].select(columns).take([places[index][1] for index in indices])
+        rows = [places[index][0].offset + places[index][1] for index in indices]
+        table = places[indices[0]][0].table.select(columns).take(rows)
         for index, row in zip(indices, table.to_pylist(), strict=True):
             found[index] = row
     return found

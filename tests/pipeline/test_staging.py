@@ -147,6 +147,19 @@ def test_any_cut_of_the_rows_in_any_order_completes_every_unit_once(data: st.Dat
             assert held == list(range(unit.end["clips"] + 1)) if unit.end else False
 
 
+@pytest.mark.parametrize("merge", [1, 2, 3, 100])
+def test_receipts_stay_with_their_units_when_tables_are_merged(monkeypatch: pytest.MonkeyPatch, merge: int) -> None:
+    monkeypatch.setattr("pipeline.intake.MERGE_TABLES", merge)
+    videos = [Video(name, (number, 1)) for number, name in enumerate("abcdefg")]
+    w, found = world(*videos)
+    stage, intake = StageParts(w.store, RUN), Intake(accept_unknown=True)
+    for unit in found.to_pylist():
+        intake.receive(stage(w.rows(unit)))
+    clips = {video: [unit.clips for unit in units] for video, units in intake.ends(intake.ready)}
+    assert clips == {video.id: list(video.clips) for video in videos}
+    assert all(u.source["uri"] == r["uri"] for _, us in intake.ends(intake.ready) for u in us for r in u.receipts)
+
+
 def test_a_unit_that_was_given_up_ends_its_video_and_ignores_late_receipts() -> None:
     from schemas.errors import ErrorCode
 
