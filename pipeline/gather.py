@@ -166,8 +166,8 @@ class Gatherer:
         with (
             self._store.open_write(f"{folder}.videos.parquet") as videos,
             hashed(self._store, f"{folder}.parts.parquet") as parts,
+            RowWriter(f"{folder}.videos.parquet", videos, "videos") as ledger,
         ):
-            ledger = RowWriter(f"{folder}.videos.parquet", videos, "videos")
             count = self._write(chain([first], kept), ledger, parts, tally)
             objects = self._objects(tally, epoch, at.strftime("%Y-%m-%d"))
             written = ledger.close(properties(self._run, epoch, token, objects[-1]))

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from schemas.rows import conform
 from schemas.tables import TABLES
-from stages.filesystems import translated
 from stages.storage import Store
 
 GROUP_ROWS = 100_000
@@ -50,10 +49,11 @@ class Written:
 
 
 class Hashing(io.RawIOBase):
-    """Counts and digests what passes through to an object that is being written, whose troubles are StorageUnavailable."""
+    """Counts and digests what passes through to an object that is being written."""
 
-    def __init__(self, file: BinaryIO, key: str) -> None:
-        self._file, self._key = file, key
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file: BinaryIO | None = file
         self._digest = hashlib.blake2b(digest_size=16)
         self.size_bytes = 0
 
@@ -65,10 +65,14 @@ class Hashing(io.RawIOBase):
         """Passes `data` on."""
         view = memoryview(data).cast("B")
         self._digest.update(view)
-        with translated(self._key, missing_is_trouble=True):
+        if self._file is not None:
             self._file.write(view)
         self.size_bytes += len(view)
         return len(view)
+
+    def give_up(self) -> None:
+        """From here on nothing is passed on: a Parquet writer that is collected writes its footer, wanted or not."""
+        self._file = None
 
     def tell(self) -> int:
         """Bytes so far."""
@@ -81,16 +85,27 @@ class Hashing(io.RawIOBase):
 
 
 class RowWriter:
-    """Rows of one table on their way into one object, in row groups of at most GROUP_ROWS and about GROUP_BYTES."""
+    """Rows of one table on their way into one object, in row groups of at most GROUP_ROWS and about GROUP_BYTES.
+
+    A context: when an exception leaves it, the object is given up.
+    """
 
     def __init__(self, key: str, file: BinaryIO, table: str) -> None:
         self._key, self._schema = key, TABLES[table].schema
-        self._sink = Hashing(file, key)
+        self._sink = Hashing(file)
         self._writer = pq.ParquetWriter(
             schema=self._schema, where=self._sink, compression="zstd", use_dictionary=_DICTIONARY[table]
         )
         self._held: list[pa.Table] = []
         self._held_rows = self._held_bytes = self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._sink.give_up()
+            self._writer.close()
 
     def write(self, rows: pa.Table) -> None:
         """Takes rows in; they must conform to the table."""
@@ -152,4 +167,4 @@ def chunks(store: Store, key: str) -> Iterator[bytes]:
 def hashed(store: Store, key: str) -> Iterator[Hashing]:
     """A new object that is digested as it is written."""
     with store.open_write(key) as file:
-        yield Hashing(file, key)
+        yield Hashing(file)

@@ -116,8 +116,8 @@ def _write_rows(store: Store, plan: EpochPlan, missing: Sequence[PlannedObject])
 def _object(store: Store, planned: PlannedObject) -> Iterator[_Attempt]:
     attempt = None
     try:
-        with store.open_write(planned.key, exclusive=True) as file:
-            attempt = _Attempt(planned, RowWriter(planned.key, file, planned.table))
+        with store.open_write(planned.key, exclusive=True) as file, RowWriter(planned.key, file, planned.table) as writer:
+            attempt = _Attempt(planned, writer)
             yield attempt
     except FileExistsError:
         if attempt is None or attempt.written is None:
@@ -148,7 +148,7 @@ def _copy_ledger(store: Store, plan: EpochPlan, last: PlannedObject) -> Written:
 
 
 def _copy(store: Store, plan: EpochPlan, file: BinaryIO) -> None:
-    sink = Hashing(file, plan.objects[-1].key)
+    sink = Hashing(file)
     try:
         for chunk in chunks(store, plan.ledger.key):
             sink.write(chunk)
@@ -240,6 +240,5 @@ def clear(store: Store, plan: EpochPlan) -> None:
     The ledger's goes first. A publisher that is still at work finds its places taken.
     """
     for planned in reversed(plan.objects):
-        with store.open_write(planned.key) as file:
-            writer = RowWriter(planned.key, file, planned.table)
+        with store.open_write(planned.key) as file, RowWriter(planned.key, file, planned.table) as writer:
             writer.close(plan.properties(planned) | {"rows": "0", "void": "true"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -227,6 +229,17 @@ def test_promise_2_nothing_appears_where_parts_are_not_what_was_planned(spoil) -
     assert objects_of(store) == {}
 
 
+def test_an_object_that_was_given_up_is_silent_about_it(tmp_path: Path) -> None:
+    """Warnings of what is collected fail the tests."""
+    store = Store(str(tmp_path))
+    _, _, plan = planned(store, videos=(Video("a", (3,)),))
+    _one_shorter(store, plan)
+    with pytest.raises(PartsMissing):
+        publish(store, plan)
+    gc.collect()
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
 @pytest.mark.parametrize("spoilt", ["gone", "edited"])
 def test_the_ledger_is_published_as_it_was_planned_or_not_at_all(spoilt: str) -> None:
     store = Store(memory())
@@ -286,7 +299,7 @@ def test_promise_6_another_prompt_publishes_captions_alone() -> None:
     assert all(f"fingerprint={caption.fingerprint}" in key for key in added if key.startswith("captions"))
 
 
-def test_anybody_who_reads_parquet_reads_the_tables(tmp_path) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def test_anybody_who_reads_parquet_reads_the_tables(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "out"))
     World(store, ARCHIVE, Steps()).run()
     clips = ds.dataset(f"{store.root}/clips", partitioning="hive").to_table()
