@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import lease
 from pipeline.gather import EpochPlan
-from pipeline.log import EpochAbandoned, Log, RunClosed
+from pipeline.log import EpochAbandoned, Log, PromiseBroken, RunClosed
 from pipeline.publish import PartsMissing, publish
 from pipeline.receipts import parts_folder
 from pipeline.recovery import Recovery, unlock
@@ -272,6 +272,29 @@ def test_a_run_whose_process_is_gone_is_dead_before_its_lease_lapses() -> None:
     first.open()
     second = world(store, "2", owner=here)
     assert len(second.open().recovered.closed) == 1
+
+
+def test_a_run_whose_lease_is_gone_is_given_the_time_of_one() -> None:
+    store = Store(memory())
+    first = world(store)
+    session = first.open()
+    store.delete(lease.key_of(session.run_id))
+    early, late = world(store, "2"), world(store, "3")
+    early.steps.advance(lease.LEASE_S - 1)
+    late.steps.advance(lease.LEASE_S + 1)
+    assert not early.open().recovered
+    assert session.run_id in late.open().recovered.closed
+
+
+def test_a_ledger_that_lost_an_object_stops_a_run_before_it_publishes_anything_twice() -> None:
+    store = Store(memory())
+    first = world(store)
+    first.run()
+    store.delete(next(iter(store.list("videos"))).key)
+    before = all_groups(store)
+    with pytest.raises(PromiseBroken, match="clipmill verify"):
+        again(store, first).run()
+    assert all_groups(store) == before
 
 
 def test_a_live_run_is_left_alone() -> None:
