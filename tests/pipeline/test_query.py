@@ -14,7 +14,7 @@ from schemas.errors import BadRequest
 from schemas.tables import TABLES
 from stages.storage import Store
 from tests.pipeline import tables as made
-from tests.s3 import serve_s3
+from tests.s3 import S3Server
 
 
 @pytest.fixture
@@ -78,18 +78,13 @@ def test_tables_in_memory_are_read_like_those_on_disk() -> None:
 
 
 @pytest.mark.s3
-def test_tables_on_s3_are_read_like_those_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve_s3(tmp_path) as server:
-        for name, value in server.env().items():
-            monkeypatch.setenv(name, value)
-        store = Store(f"{server.bucket()}/deep/out")
-        made.write_small(store)
-        with query.opened(store) as connection:
-            found = [
-                list(row) for row in query.select(connection, "SELECT uri, caption FROM annotations ORDER BY clip_id").rows
-            ]
-            with pytest.raises(BadRequest, match="Permission"):
-                query.select(connection, f"SELECT * FROM read_parquet('{store.root}/clips/**/*.parquet')")
+def test_tables_on_s3_are_read_like_those_on_disk(s3: S3Server) -> None:
+    store = Store(f"{s3.bucket()}/deep/out")
+    made.write_small(store)
+    with query.opened(store) as connection:
+        found = [list(row) for row in query.select(connection, "SELECT uri, caption FROM annotations ORDER BY clip_id").rows]
+        with pytest.raises(BadRequest, match="Permission"):
+            query.select(connection, f"SELECT * FROM read_parquet('{store.root}/clips/**/*.parquet')")
     assert len(found) == 4
     assert found[0][1] == "a red circle moving left"
 
