@@ -111,16 +111,24 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
     width = max(map(len, _NAMES.values()))
     rows = []
     for name, target in TARGETS.items():
-        verdict = "ok" if scores[name] >= target else "LOW"
+        verdict = "ok" if scores[name] >= target else "LOW" if _is_low(scores, name) else "near"
         rows.append(f"  {_NAMES[name]:<{width}}  {scores[name]:.3f}  {verdict}, should be {target:.2f} or more")
     return [head, *rows]
 
 
 def too_low(scores: Mapping[str, Any]) -> list[str]:
-    """Names of the scores that miss their targets."""
+    """Names of the scores that miss their targets by more than one shot."""
     from pipeline.demo import TARGETS
 
-    return [name for name, target in TARGETS.items() if scores[name] < target]
+    return [name for name in TARGETS if _is_low(scores, name)]
+
+
+def _is_low(scores: Mapping[str, Any], name: str) -> bool:
+    """Whether a score misses its target by more than one shot (or query): in a small demo one alone may weigh a tenth."""
+    from pipeline.demo import TARGETS
+
+    of = scores["queries"] if name == "text_to_clip_recall1" else scores["shots"]
+    return bool(scores[name] + 1 / max(1, of) < TARGETS[name])
 
 
 def _annotations(store: Store) -> pa.Table:

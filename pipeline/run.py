@@ -107,7 +107,7 @@ class _Run:
             self._close(complete=False)
             raise
         try:
-            self._close(complete=stopped is None and not self._session.sums.open)
+            self._close(complete=stopped is None)
         except PromiseBroken as error:
             broken = str(error)
         except (StorageUnavailable, RunClosed) as error:

@@ -87,7 +87,13 @@ def test_scores_stand_beside_what_they_should_reach() -> None:
     assert len({line.index("  0." if "0.500" in line else "  1.") for line in lines[1:]}) == 1
     assert "captions right, word by word        0.500  LOW, should be 0.90 or more" in "\n".join(lines)
     assert too_low(PERFECT) == []
-    assert too_low({**PERFECT, "caption_exact": 0.5, "shot_f1": 0.97}) == ["shot_f1", "caption_exact"]
+    assert too_low({**PERFECT, "shots": 100, "caption_exact": 0.5, "shot_f1": 0.96}) == ["shot_f1", "caption_exact"]
+
+
+def test_one_shot_alone_does_not_make_a_small_demo_fail() -> None:
+    assert too_low({**PERFECT, "shots": 8, "caption_exact": 7 / 8}) == []
+    assert "0.875  near" in "\n".join(score_lines({**PERFECT, "shots": 8, "caption_exact": 7 / 8}))
+    assert too_low({**PERFECT, "shots": 8, "caption_exact": 6 / 8}) == ["caption_exact"]
 
 
 def test_the_command_line_renders_as_many_videos_as_the_demo_is_made_for() -> None:
