@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stages.storage import Store
 
 QUERY = (
-    "SELECT object, action, caption, start_s, uri FROM annotations WHERE object LIKE 'red %' ORDER BY object, action LIMIT 8"
+    "SELECT parse_filename(uri) AS video, start_s, object, action, caption FROM annotations WHERE object LIKE 'red %' LIMIT 8"
 )
 _NAMES = {
     "shot_f1": "shot boundaries, F1 within a frame",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Format = Literal["table", "csv", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SCHEME, ROOT = "clipmill", "clipmill://output"  # how the output is called inside DuckDB
+LEGIBLE_WIDTH = 12  # of a column: narrower ones would say nothing, so rows are shown one below the other
 TABLE_ROWS = 50  # rows a terminal is shown unless --limit says otherwise
 FETCH_ROWS = 1000
 
@@ -195,13 +196,14 @@ def _table(result: Result, stream: IO[str], limit: int, width: int | None) -> No
     more = next(result.rows, None) is not None
     texts = [[_short(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in texts)]) for i, name in enumerate(result.columns)]
-    if sum(min(w, 12) + 2 for w in widths) > console.width:
+    if sum(min(w, LEGIBLE_WIDTH) + 2 for w in widths) > console.width:
         _records(result.columns, texts, stream)
     else:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for index, name in enumerate(result.columns):
             is_number = any(type(row[index]) in (int, float, Decimal) for row in rows)
-            table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
+            least = min(widths[index], LEGIBLE_WIDTH)
+            table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis", min_width=least)
         for text in texts:
             table.add_row(*(_escaped(value) for value in text))
         console.print(table)

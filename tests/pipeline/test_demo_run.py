@@ -52,7 +52,7 @@ def test_the_query_that_is_printed_runs_as_it_stands(tmp_path: Path, capsys: pyt
     assert program == "clipmill"
     assert cli.call(args) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "object,action,caption,start_s,uri"
+    assert out[0] == "video,start_s,object,action,caption"
     assert len(out) == 5
 
 
