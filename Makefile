@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# recordings to measure on
+VIDEOS ?= ../shared/videos
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo test check bench clean coverage
@@ -22,8 +24,8 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/schemas tests/stages --cov=schemas --cov=stages --cov-report=term --cov-fail-under=90
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.decode
-	$(BIN)/python -m benchmarks.shots.run
+	$(BIN)/python -m benchmarks.decode $(VIDEOS)
+	$(BIN)/python -m benchmarks.shots.run --seeds 8 --real $(VIDEOS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis clipmill-demo
