@@ -17,6 +17,7 @@ from pipeline.plan import Step, unit_bytes
 from pipeline.session import Session
 from schemas.config import JobConfig
 from schemas.entries import Entry
+from schemas.rows import UNIT_ROW
 from stages.discover import Discovery
 from stages.storage import Store
 from stages.units import units_of
@@ -90,7 +91,7 @@ def describe(config: JobConfig, entries: Sequence[Entry], request: Request) -> F
     store = Store(config.output)
     session = Session.look(store, config, entries, retry_failed=request.retry_failed)
     discovery = Discovery(config.input)
-    units = pa.concat_tables(list(_units(config, session, discovery, request.limit)), promote_options="none")
+    units = pa.concat_tables([UNIT_ROW.empty_table(), *_units(config, session, discovery, request.limit)])
     steps = plan.steps(config, entries, sizing, store.root, "plan")
     decoders = max(1, int(cluster.cpus / sizing.decode_cpus))
     return Forecast(
@@ -135,6 +136,6 @@ def _due_by_stage(config: JobConfig, entries: Sequence[Entry], units: pa.Table) 
 
 def _runs_as(step: Step, cluster: ClusterSize) -> str:
     if step.actors is None:
-        return f"tasks, up to {max(1, int(cluster.cpus / step.cpus))} at a time"
+        return f"tasks, up to {max(1, int(cluster.cpus / step.cpus))} at a time" if step.cpus >= 0.1 else "tasks beside them"
     fewest, most = step.actors
     return f"{most} actor{'s' if most > 1 else ''}" if fewest == most else f"{fewest} to {most} actors"
