@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise, repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -55,12 +56,27 @@ def render_archive(folder: Path, videos: int, seed: int, workers: int | None = N
         made = [_render_video(archive, seed, number) for number in numbers]
     else:
         # spawned, not forked: the caller may hold threads
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             made = list(pool.map(_render_video, repeat(archive), repeat(seed), numbers))
     truth = pa.Table.from_pylist([row for rows in made for row in rows], schema=TRUTH)
     path = folder / "truth.parquet"
     pq.write_table(truth, path)
     return path
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started in here calculate on one thread: BLAS threads of several processes would wait for each other."""
+    before = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _render_video(archive: Path, seed: int, number: int) -> list[dict[str, Any]]:
