@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from schemas.identity import fingerprint, model_slug
+from schemas.secrets import has_credentials, redacted
 
-CLIPS_VERSION = 1  # raised when the code of decode, shots, sample or quality gives other rows for the same settings
+CLIPS_VERSION = 2  # raised when the code of decode, shots, sample or quality gives other rows for the same settings
 VIDEO_EXTENSIONS = (
     "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "mpg", "mpeg", "m2v", "ts", "m2ts", "mts", "wmv", "asf", "ogv",
     "3gp", "3g2", "mxf", "vob",
@@ -22,14 +23,29 @@ VIDEO_EXTENSIONS = (
 class Part(BaseModel):
     """Base of all parts: immutable, and an unknown key is an error that names it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def _without_credentials(uri: str) -> str:
+    if has_credentials(uri):
+        raise ValueError(
+            f"{redacted(uri)}: credentials do not belong in a URL; put them in the environment or its config files"
+        )
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(_without_credentials)]  # goes into tables and logs
 
 
 class InputConfig(Part):
     """Where the videos are."""
 
-    uri: str = Field(min_length=1, description="folder, glob, file or manifest (.txt, .csv, .parquet); local or any fsspec URL")
+    uri: Uri = Field(min_length=1, description="folder, glob, file or manifest (.txt, .csv, .parquet); local or any fsspec URL")
     extensions: tuple[str, ...] = Field(VIDEO_EXTENSIONS, description="what counts as a video, without the dot")
+    allow: Annotated[tuple[Uri, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] = Field(
+        (),
+        description="folders and URLs that videos and models must lie below, whatever a manifest or a link says; (): anywhere",
+    )
 
 
 class LimitsConfig(Part):
@@ -69,7 +85,7 @@ class ClipsConfig(Part):
 class ModelConfig(Part):
     """What the three model stages share."""
 
-    model: str = Field(min_length=1, description="hub id, folder or fsspec URL of a folder; @revision pins a hub id")
+    model: Uri = Field(min_length=1, description="hub id, folder or fsspec URL of a folder; @revision pins a hub id")
     frames: int = Field(8, ge=1, le=256, description="frames of a clip that the model sees, at the mid-bins of its time")
     name: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,40}$", description="column of this model in `annotations`")
 
@@ -161,7 +177,7 @@ class JobConfig(Part):
     """A whole job. Each model stage takes one entry or a list of them; a stage left out is not run."""
 
     input: InputConfig
-    output: str = Field(min_length=1, description="folder or fsspec URL that holds the tables")
+    output: Uri = Field(min_length=1, description="folder or fsspec URL that holds the tables")
     clips: ClipsConfig = ClipsConfig()
     classify: OneOrMany[ClassifyConfig] = ()
     embed: OneOrMany[EmbedConfig] = ()

@@ -12,7 +12,7 @@ MEANINGS: dict[ErrorCode, str] = {
     ErrorCode.VANISHED: "listed, gone when opened",
     ErrorCode.CHANGED: "size, etag or modification time differ from the listing",
     ErrorCode.STORAGE: "the store did not answer, or answered with an error",
-    ErrorCode.FORBIDDEN: "the store refuses to let us read it",
+    ErrorCode.FORBIDDEN: "the store refuses to let us read it, or it lies outside what --allow names",
     ErrorCode.EMPTY: "zero bytes",
     ErrorCode.UNREADABLE: "no container that we know",
     ErrorCode.UNSUPPORTED_CONTAINER: "a container that is not on the list of those we open",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from schemas.secrets import hidden
+
 MAX_MESSAGE_CHARS = 500
 
 
@@ -15,7 +17,7 @@ class ErrorCode(StrEnum):
     VANISHED = "vanished"  # listed, gone when opened
     CHANGED = "changed"  # size, etag or mtime differ from the listing
     STORAGE = "storage"  # the store did not answer, or answered with an error
-    FORBIDDEN = "forbidden"  # the store refuses to let us read it
+    FORBIDDEN = "forbidden"  # the store refuses to let us read it, or it lies outside --allow
     # the file
     EMPTY = "empty"  # zero bytes
     UNREADABLE = "unreadable"  # no container that we know
@@ -77,6 +79,6 @@ class BadRequest(ClipmillError):
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, control characters as spaces, at most MAX_MESSAGE_CHARS characters."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """`text` on one line, control characters as spaces, without secrets, at most MAX_MESSAGE_CHARS characters."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in hidden(text)).split())
     return flat if len(flat) <= MAX_MESSAGE_CHARS else flat[: MAX_MESSAGE_CHARS - 1] + "…"

@@ -1,6 +1,12 @@
 """What the model stages share: which rows are due, batches of them, one bad clip alone, answers back to their rows.
 
 A stage appends structs to its own list column. End rows, rows with an error and rows that are not due pass untouched.
+
+What becomes a row and what is loud: whatever goes wrong between a clip's frames and its structs is that clip's error, be it
+an exception of any kind, an answer that makes no sense, or one about another clip. A batch that fails is tried again in halves
+or clip by clip, so that the error stands on the clip that it belongs to and its neighbours get their answers. Where a model is
+at fault rather than a clip, that is an error on every clip, and the run ends with exit code 3. Loud are a broken device
+(nothing after it can be believed) and rows that decode should never have made.
 """
 
 from __future__ import annotations
@@ -14,17 +20,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.entries import Entry
-from schemas.errors import BadClip, ClipmillError, ErrorCode
+from schemas.errors import BadClip, ErrorCode
 from schemas.rows import CLIP_ROW, conform
-from stages.models.adapter import Answers, ClipFrames, Infer
+from stages.models.adapter import Answers, ClipFrames, Infer, model_errors
 from stages.sample import choose
 
 T = TypeVar("T")
 Struct = dict[str, Any]
 
 
-class MixedUp(ClipmillError):
-    """A model's answers do not belong to the clips that it was asked about. Our bug: loud, never a row."""
+class MixedUp(BadClip):
+    """A model's answers do not belong to the clips that it was asked about: none of them is believed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.MODEL_FAILED, message)
 
 
 @dataclass
@@ -34,7 +43,7 @@ class Batches(Generic[T]):
     entry: Entry
     column: str  # list column of CLIP_ROW that the stage appends to
     infer: Infer[T]
-    structs: Callable[[T], list[Struct]]  # an answer as structs of the column, without their fingerprint
+    structs: Callable[[T], list[Struct]]  # an answer as structs of the column, without their fingerprint; BadClip if it is none
     empty: Struct  # the struct's other fields where there is no answer
     batch_clips: int
     batch_bytes: int
@@ -46,7 +55,7 @@ class Batches(Generic[T]):
         for rows in self._batches(table, due):
             clips = [clip_frames(table, row, self.entry.config.frames) for row in rows]
             answers = self._answers(clips)
-            found.update({row: self._as_structs(answers[clip.id]) for row, clip in zip(rows, clips, strict=True)})
+            found.update({row: self._marked(answers[clip.id]) for row, clip in zip(rows, clips, strict=True)})
         return conform(_append(table, self.column, found), CLIP_ROW)
 
     def _batches(self, table: pa.Table, due: Sequence[int]) -> Iterator[list[int]]:
@@ -62,26 +71,55 @@ class Batches(Generic[T]):
         if batch:
             yield batch
 
-    def _answers(self, clips: Sequence[ClipFrames]) -> dict[str, T | BadClip]:
-        """An answer per clip id. What fails together is tried apart: halves when memory ran out, else one by one."""
+    def _answers(self, clips: Sequence[ClipFrames]) -> dict[str, list[Struct] | BadClip]:
+        """Structs per clip id. What fails together is tried apart: halves when memory ran out, else one by one."""
         try:
-            return matched(clips, self.infer(clips))
+            with model_errors():
+                told = matched(clips, self.infer(clips))
         except BadClip as error:
-            failure = error.with_traceback(None)  # a traceback holds the frames, and with them the device's memory
+            failure = _bare(error)
+        else:
+            return self._second_tries(clips, {clip_id: self._as_structs(answer) for clip_id, answer in told.items()})
         if len(clips) == 1:
             return {clips[0].id: failure}
         _free_device()
         size = (len(clips) + 1) // 2 if failure.code is ErrorCode.OUT_OF_MEMORY else 1
-        apart: dict[str, T | BadClip] = {}
+        apart: dict[str, list[Struct] | BadClip] = {}
         for start in range(0, len(clips), size):
             apart.update(self._answers(clips[start : start + size]))
         return apart
 
-    def _as_structs(self, answer: T | BadClip) -> list[Struct]:
-        mark = {"fingerprint": self.entry.fingerprint}
+    def _second_tries(
+        self, clips: Sequence[ClipFrames], found: dict[str, list[Struct] | BadClip]
+    ) -> dict[str, list[Struct] | BadClip]:
+        """A clip without an answer among others is asked about alone: one that gives NaN may have spoiled its neighbours."""
+        if len(clips) > 1:
+            for clip in clips:
+                if isinstance(found[clip.id], BadClip):
+                    found |= self._answers([clip])
+        return found
+
+    def _as_structs(self, answer: T | BadClip) -> list[Struct] | BadClip:
         if isinstance(answer, BadClip):
-            return [{**mark, **self.empty, "error_code": str(answer.code), "error_message": answer.message}]
-        return [{**mark, **struct, "error_code": None, "error_message": None} for struct in self.structs(answer)]
+            return _bare(answer)
+        try:
+            with model_errors():
+                structs = self.structs(answer)
+                pa.array([self._marked(structs)], type=CLIP_ROW.field(self.column).type)  # here it costs this clip alone
+                return structs
+        except BadClip as error:
+            return _bare(error)
+
+    def _marked(self, found: list[Struct] | BadClip) -> list[Struct]:
+        mark = {"fingerprint": self.entry.fingerprint}
+        if isinstance(found, BadClip):
+            return [{**mark, **self.empty, "error_code": str(found.code), "error_message": found.message}]
+        return [{**mark, **struct, "error_code": None, "error_message": None} for struct in found]
+
+
+def _bare(error: BadClip) -> BadClip:
+    """Without traceback and causes: those hold the frames, and with them the device's memory."""
+    return BadClip(error.code, error.message)
 
 
 def due_rows(table: pa.Table, fingerprint: str) -> list[int]:
@@ -134,8 +172,9 @@ def matched(clips: Sequence[ClipFrames], answers: Answers[T]) -> dict[str, T | B
     """Answers by clip id, whatever their order; MixedUp where one is missing, doubled or about another clip."""
     asked = [clip.id for clip in clips]
     told = [clip_id for clip_id, _ in answers]
-    if sorted(asked) != sorted(told) or len(set(asked)) != len(asked):
-        raise MixedUp(f"asked about {len(asked)} clips, answers do not match: {sorted(set(asked) ^ set(told))[:3]}")
+    if set(asked) != set(told) or len(told) != len(asked) or len(set(asked)) != len(asked):
+        others = len(set(told) - set(asked))
+        raise MixedUp(f"asked about {len(asked)} clips, the model gave {len(told)} answers, {others} of them about others")
     return dict(answers)
 
 

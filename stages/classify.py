@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from schemas.entries import Entry
+from schemas.errors import BadClip, ErrorCode
 from stages.batches import Batches, Struct
 from stages.models import catalogue
-from stages.models.adapter import Ranked
+from stages.models.adapter import Infer, Ranked, not_finite
+
+_ROUNDING = 1e-3  # by which probabilities may miss their sum of 1
+Load = Callable[[Entry, str, str], Infer[list[Ranked]]]
 
 
 class Classify:
@@ -20,12 +25,19 @@ class Classify:
     """
 
     def __init__(
-        self, entry: Entry, device: str = "cpu", dtype: str = "float32", batch_clips: int = 16, batch_bytes: int = 256 << 20
+        self,
+        entry: Entry,
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch_clips: int = 16,
+        batch_bytes: int = 256 << 20,
+        *,
+        load: Load = catalogue.classifier,
     ) -> None:
         self._run = Batches(
             entry=entry,
             column="labels",
-            infer=catalogue.classifier(entry, device, dtype),
+            infer=load(entry, device, dtype),
             structs=_structs,
             empty={"label": None, "score": None, "rank": None},
             batch_clips=batch_clips,
@@ -38,4 +50,11 @@ class Classify:
 
 
 def _structs(best: Sequence[Ranked]) -> list[Struct]:
+    labels, scores = [one.label for one in best], np.array([one.score for one in best], np.float64)
+    if not np.isfinite(scores).all():
+        raise not_finite("the scores")
+    if not labels or len(set(labels)) < len(labels) or not all(isinstance(label, str) for label in labels):
+        raise BadClip(ErrorCode.MODEL_FAILED, "the labels are none, doubled or no texts")
+    if scores.min() < 0 or scores.sum() > 1 + _ROUNDING or (np.diff(scores) > 0).any():
+        raise BadClip(ErrorCode.MODEL_FAILED, "the scores are no probabilities, the highest first")
     return [{"label": one.label, "score": one.score, "rank": place} for place, one in enumerate(best, start=1)]

@@ -15,21 +15,21 @@ So where a clip ends may show only min_s after its end. Until then all the clips
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import av
+import numpy as np
 
 from schemas.config import ClipsConfig
-from stages.planes import Planes, planes
-from stages.quality import MotionMeter, mean_motion
+from stages.planes import Planes, strips
+from stages.quality import mean_motion, motions
 from stages.sample import Sampler, candidates_of
-from stages.shots import Cut, ShotDetector
+from stages.shots import HANDFUL, Cut, ShotDetector
 
 Boundary = Literal["start", "cut", "gradual", "length", "unit"]
 _TOLERANCE_S = 1e-6
-BURST = 8  # frames looked at in one go: between two decoded frames every line of this code has left the CPU's caches
 
 
 class Detector(Protocol):
@@ -39,8 +39,8 @@ class Detector(Protocol):
     def settled_s(self) -> float:
         """No cut will be reported at a time before this."""
 
-    def push(self, planes: Planes, time_s: float) -> list[Cut]:
-        """Cuts that are certain now."""
+    def push(self, frames: Planes, times_s: Sequence[float]) -> list[Cut]:
+        """Takes up to HANDFUL frames of one kind, in sequence; cuts that are certain now."""
 
     def finish(self) -> list[Cut]:
         """Cuts still open at the end."""
@@ -145,7 +145,7 @@ class Clipper:
         self._detector: Detector | None = None
         if config.split == "shots":
             self._detector = detector if detector is not None else ShotDetector()
-        self._meter = MotionMeter()
+        self._last_luma: np.ndarray | None = None
         self._fresh: list[tuple[float, av.VideoFrame]] = []
         self._waiting: deque[tuple[float, av.VideoFrame, int | None]] = deque()
         self._cuts: deque[Cut] = deque()
@@ -156,17 +156,21 @@ class Clipper:
 
     def push(self, time_s: float, frame: av.VideoFrame) -> list[Draft]:
         """Takes a frame; clips in order."""
-        self._fresh.append((time_s, frame))
-        return self._look() if len(self._fresh) >= BURST else []
+        fresh = self._fresh
+        fresh.append((time_s, frame))
+        return self._look() if len(fresh) >= HANDFUL else []
 
     def _look(self) -> list[Draft]:
-        """Looks at the frames that came since the last time; the clips that are certain then."""
+        """Looks at the frames that came since the last time; the clips that are certain then.
+
+        In one go, since between two decoded frames every line of this code has left the CPU's caches.
+        """
         waiting, detector = self._waiting, self._detector
-        for time_s, frame in self._fresh:
-            small = planes(frame)
-            waiting.append((time_s, frame, self._meter.push(small)))
+        for times_s, frames, small in strips(self._fresh, self._last_luma):
+            waiting.extend(zip(times_s, frames, motions(small), strict=True))
+            self._last_luma = small.luma[-1]
             if detector is not None:
-                self._cuts.extend(detector.push(small, time_s))
+                self._cuts.extend(detector.push(small, times_s))
         self._fresh.clear()
         settled_s = waiting[-1][0] if detector is None else detector.settled_s
         drafts: list[Draft] = []

@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from schemas.config import ClipsConfig
-from schemas.errors import BadVideo, ErrorCode
+from schemas.errors import DEFERRING, BadVideo, ErrorCode
 from schemas.identity import clip_id
 from schemas.rows import CLIP_ROW, UNIT_ROW, conform, rows_table
 from stages.clipper import Clipper, Draft
@@ -20,6 +21,7 @@ from stages.media import Media, open_media
 from stages.memory import cap_memory, keep_freed_memory
 from stages.quality import look_at
 from stages.reader import Reader, Span
+from stages.roots import ANYWHERE, Roots
 from stages.sample import RgbConverter, rotation_of, union
 from stages.sources import check_unchanged, open_source
 from stages.watchdog import Watchdog
@@ -76,6 +78,7 @@ class Decode:
     `frame_counts` says, for each fingerprint that may be due, how many frames of a clip that model sees; a clip's frames are
     the union over what is due. A unit that takes longer than `unit_deadline_s` ends with `deadline`, and where it hangs, its
     process ends with watchdog.EXIT_DEADLINE. `worker_memory_bytes`: what this *process* may allocate from now on; None: no cap.
+    Sources outside `roots` are not opened.
     A video's trouble is in its end row; anything else that is raised is a bug of ours.
     """
 
@@ -85,16 +88,17 @@ class Decode:
         frame_counts: Mapping[str, int],
         unit_deadline_s: float,
         worker_memory_bytes: int | None = None,
+        roots: Roots = ANYWHERE,
         *,
-        open_file: Open = open_source,
-        check_file: Check = check_unchanged,
+        open_file: Open | None = None,
+        check_file: Check | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self._clips = clips
         self._fingerprint = clips.fingerprint()
         self._frame_counts = dict(frame_counts)
-        self._open_file = open_file
-        self._check_file = check_file
+        self._open_file = open_file or partial(open_source, roots=roots)
+        self._check_file = check_file or partial(check_unchanged, roots=roots)
         self._watchdog = watchdog or Watchdog(unit_deadline_s)
         self._converter = RgbConverter(clips.short_side)
         keep_freed_memory()
@@ -132,7 +136,7 @@ class Decode:
         rows: list[Row] = []
         held_bytes = 0
         try:
-            with self._open_file(*source) as file, open_media(file, self._clips.limits) as media:
+            with self._open_file(*source) as file, open_media(file, self._clips.limits, self._watchdog.check) as media:
                 report.media = media
                 for row in self._clip_rows(base, media, report):
                     rows.append(row)
@@ -145,11 +149,21 @@ class Decode:
                 report.error = report.reader.trouble()
             self._check_file(*source)
         except BadVideo as error:
-            report.error = error
+            # A new one: what was raised holds, by its traceback, every frame that was in hand.
+            report.error = self._blamed(BadVideo(error.code, error.message), source)
         except MemoryError:
             report.error = BadVideo(ErrorCode.MEMORY, "the video wants more memory than a worker may have")
         if rows:
             yield rows_table(rows, CLIP_ROW)
+
+    def _blamed(self, error: BadVideo, source: tuple[Any, ...]) -> BadVideo:
+        """What went wrong, or that the file is another one by now: half of each may look like a broken one."""
+        try:
+            if error.code not in DEFERRING:
+                self._check_file(*source)
+        except BadVideo as other:
+            return other if other.code in DEFERRING else error
+        return error
 
     def _clip_rows(self, base: Row, media: Media, report: _Report) -> Iterator[Row]:
         span = Span(base["unit_start_s"], base["unit_end_s"], base["origin_s"])
@@ -193,5 +207,6 @@ class Decode:
         }
         if kept:
             rgb = self._converter.convert([draft.frames[index] for index in kept], report.rotation_deg or 0)
-            row |= {"frames": rgb.data.cast("B"), "frame_height": rgb.shape[1], "frame_width": rgb.shape[2]}
+            # As bytes: pyarrow 26 never lets go of a memoryview that it has copied, a megabyte for every clip.
+            row |= {"frames": rgb.tobytes(), "frame_height": rgb.shape[1], "frame_width": rgb.shape[2]}
         return row

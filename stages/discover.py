@@ -14,12 +14,14 @@ from schemas.config import InputConfig
 from schemas.errors import BadRequest, BadVideo, ErrorCode
 from schemas.identity import video_id
 from schemas.rows import SOURCE_ROW, conform
+from schemas.secrets import redacted
 from schemas.tables import TIMESTAMP
-from stages.filesystems import filesystem, is_url, local_path, local_uri, normalised, reason, redacted, scheme, store_errors
+from stages.filesystems import filesystem, is_url, local_path, local_uri, normalised, reason, scheme, store_errors
 from stages.globs import split_glob
 from stages.listing import Source, list_sources
 from stages.manifest import Entry, is_manifest, read_manifest
 from stages.remote import s3_pages
+from stages.roots import Roots
 from stages.sniff import HEAD_BYTES, looks_like_video
 from stages.sources import Found, describe, read_head
 
@@ -33,14 +35,18 @@ class Discovery:
 
     Memory: one batch and about 100 bytes a video. Building it looks whether the input is there and raises BadRequest, one
     line that names the input, where it is not, cannot be read or is no manifest. Reading the batches raises StorageUnavailable
-    where a listing breaks off. A source that is known to be bad is a row with its error.
+    where a listing breaks off. A source that is known to be bad is a row with its error, and so is one that lies outside
+    `config.allow` (`roots`); a manifest itself may lie anywhere.
     """
 
     def __init__(self, config: InputConfig) -> None:
         self.listed = 0  # videos found so far, doubled ones included
         self.duplicates = 0  # entries so far that name a video once more
         self._extensions = frozenset(extension.lower().lstrip(".") for extension in config.extensions)
+        self.roots = Roots.of(config.allow)
         self._uri = normalised(config.uri)
+        if not is_manifest(self._uri) and not self.roots.touches(split_glob(self._uri)[0] or "/"):
+            raise BadRequest(f"input {redacted(self._uri)} lies outside what --allow names ({', '.join(config.allow)})")
         self._root, self._pattern = _resolve(self._uri, is_folder=config.uri.endswith("/"))
 
     def __iter__(self) -> Iterator[pa.Table]:
@@ -52,13 +58,13 @@ class Discovery:
         sources = self._sources()
         with ThreadPoolExecutor(_ASKING_THREADS) as threads:
             while chunk := list(islice(sources, BATCH_ROWS)):
-                if rows := self._without_doubles(_ask(chunk, threads), seen):
+                if rows := self._without_doubles(_ask(chunk, threads, self.roots), seen):
                     yield _table(rows)
 
     def _sources(self) -> Iterator[Source | Entry]:
         if self._root is None:
             return iter(read_manifest(self._uri) if is_manifest(self._uri) else [Entry(self._uri, None, 1)])
-        return list_sources(self._root, self._pattern, self._is_candidate)
+        return list_sources(self._root, self._pattern, self._is_candidate, self.roots)
 
     def _is_candidate(self, name: str) -> bool:
         extension = _extension(name)
@@ -138,9 +144,9 @@ def _extension(name: str) -> str | None:
     return match.group(1).lower() if match else None
 
 
-def _ask(chunk: list[Source | Entry], threads: ThreadPoolExecutor) -> Iterator[Source]:
+def _ask(chunk: list[Source | Entry], threads: ThreadPoolExecutor, roots: Roots) -> Iterator[Source]:
     """The videos of `chunk`, in its order; only what a listing does not tell is asked of the store."""
-    answers = threads.map(_answer, [item for item in chunk if not _is_known(item)])
+    answers = threads.map(lambda item: _answer(item, roots), [item for item in chunk if not _is_known(item)])
     for item in chunk:
         source = item if isinstance(item, Source) and _is_known(item) else next(answers)
         if source is not None:
@@ -151,23 +157,23 @@ def _is_known(item: Source | Entry) -> bool:
     return isinstance(item, Source) and (item.error is not None or _extension(item.uri.rpartition("/")[2]) is not None)
 
 
-def _answer(item: Source | Entry) -> Source | None:
+def _answer(item: Source | Entry, roots: Roots) -> Source | None:
     """A manifest's entry with what the store knows of it; a listed file, or None where opening it shows no video."""
     if isinstance(item, Entry):
-        return _described(item)
+        return _described(item, roots)
     try:
-        return item if _is_video(item) else None
+        return item if _is_video(item, roots) else None
     except BadVideo as error:
         # What cannot be opened may be a video: said, and tried again in the next run.
         return None if error.code is ErrorCode.VANISHED else Source(item.uri, item.found, error=error)
 
 
-def _is_video(source: Source) -> bool:
+def _is_video(source: Source, roots: Roots) -> bool:
     is_empty = source.found is not None and source.found.size_bytes == 0
-    return not is_empty and looks_like_video(read_head(source.uri, HEAD_BYTES))
+    return not is_empty and looks_like_video(read_head(source.uri, HEAD_BYTES, roots))
 
 
-def _described(entry: Entry) -> Source:
+def _described(entry: Entry, roots: Roots) -> Source:
     if entry.uri is None:
         return Source(
             f"row {entry.row}", None, entry.id, BadVideo(ErrorCode.MISSING, f"row {entry.row} of the manifest has no uri")
@@ -179,7 +185,7 @@ def _described(entry: Entry) -> Source:
             plain = local_uri(plain)
         plain.encode()
         uri = plain
-        return Source(uri, describe(uri), entry.id)
+        return Source(uri, describe(uri, roots), entry.id)
     except BadVideo as error:
         code = ErrorCode.MISSING if error.code is ErrorCode.VANISHED else error.code
         return Source(uri, None, entry.id, BadVideo(code, error.message))

@@ -25,6 +25,11 @@ class FadeFinder:
         self._start: int | None = None  # of the flat stretch that the newest frame is in
         self._ended: tuple[int, int] | None = None  # a short stretch, [first, past the last), still to be judged
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether frames matter only from the next flat one on."""
+        return self._start is None and self._ended is None
+
     def step(self, newest: int, ended: bool) -> list[int]:
         """To be called for each frame in order. Frames at which a shot begins that are certain with frame `newest`.
 
@@ -64,7 +69,7 @@ class FadeFinder:
         """Whether the picture leaps, mostly in one frame, to the flat colour and, within _REACH frames, back to what it was."""
         flat = self._history.picture(start)
         depth = min(distance(self._history.picture(at), flat) for at in (start - _PAST, end + _PAST - 1))
-        if 2 * max(self._history.changes(start - _REACH + 1, end + _REACH)) < depth:
+        if 2 * self._history.changes(start - _REACH + 1, end + _REACH).max() < depth:
             return False
         for a in self._history.pictures(start - _REACH, start):
             for b in self._history.pictures(end, end + _REACH):

@@ -6,22 +6,22 @@ percent-decoded, and is how a local name that is not valid UTF-8 is written (`lo
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from schemas.errors import BadRequest, ClipmillError, one_line
+from schemas.secrets import has_credentials, hidden, redacted
+from stages.patience import BrokenAnswer, Patience
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://)([^/@]*)@")
-_QUERY = re.compile(r"^(https?://[^?#]*)[?#].*", re.DOTALL)
-_PATIENT = {"max_attempts": 10, "mode": "adaptive"}  # the default gives up after about 2 s of SlowDown
-_HASTY = {"max_attempts": 2, "mode": "standard"}  # a preflight should answer at once
 # Checksums only where S3 asks for them: many S3-like stores refuse the headers, or answer a range with the whole object's.
 _S3_CONFIG = {
     "connect_timeout": 10,
@@ -30,6 +30,17 @@ _S3_CONFIG = {
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
+_HASTY_S3_CONFIG = {"connect_timeout": 5, "read_timeout": 10}
+_PREFLIGHT_TRIES = 2
+_ANSWER_TRIES, _ANSWER_WAIT_S = 3, 0.2
+_DISK_TROUBLE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up, for us the disk is full",
+    errno.EFBIG: "the disk takes no file so large, for us it is full",
+    errno.EROFS: "the disk is read-only",
+    errno.EIO: "the disk is failing",
+}
+T = TypeVar("T")
 
 
 class StorageUnavailable(ClipmillError):
@@ -70,12 +81,11 @@ def local_uri(path: str) -> str:
 def normalised(uri: str) -> str:
     """One spelling for a root: an absolute local path, or a URL without a slash at its end.
 
-    Raises BadRequest for a URL that carries a password: URIs go into tables and logs.
+    Raises BadRequest for a URL that carries credentials: URIs go into tables and logs.
     """
     if not is_url(uri):
         return local_path(uri)
-    user = _USER.match(uri)
-    if user and (":" in user.group(2) or scheme(uri) == "s3"):
+    if has_credentials(uri):
         raise BadRequest(
             f"{redacted(uri)}: credentials do not belong in a URL; put them in the environment or its config files"
         )
@@ -92,11 +102,6 @@ def joined(root: str, relative: str) -> str:
     return f"{root}{relative}" if root.endswith("/") else f"{root}/{relative}"
 
 
-def redacted(uri: str) -> str:
-    """`uri` for people: without user, password and the query of a signed link."""
-    return _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", uri))
-
-
 def filesystem(uri: str, patient: bool = True) -> tuple[Any, str]:
     """The fsspec filesystem behind a URL and the path in it; the filesystem is built once per process (not fork-safe).
 
@@ -111,26 +116,62 @@ def filesystem(uri: str, patient: bool = True) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise BadRequest(f"{redacted(uri)}: {error}") from error
     if patient:
-        return _kept(os.getpid(), scheme(uri), options), kind._strip_protocol(uri)
-    return _build(scheme(uri), options, patient=False), kind._strip_protocol(uri)
+        kept = _kept(os.getpid(), scheme(uri), options)
+        return (kept.hasty if kept.patience.is_over else kept.patient), kind._strip_protocol(uri)
+    return _build(scheme(uri), options, Patience(_PREFLIGHT_TRIES), hasty=True), kind._strip_protocol(uri)
+
+
+class _Kept:
+    """A store's filesystem, and another one for the time in which patience with it is over."""
+
+    def __init__(self, protocol: str, options: tuple[tuple[str, Any], ...]) -> None:
+        self._protocol, self._options = protocol, options
+        self.patience = Patience(_most_tries())
+
+    @functools.cached_property
+    def patient(self) -> Any:
+        return _build(self._protocol, self._options, self.patience)
+
+    @functools.cached_property
+    def hasty(self) -> Any:
+        return _build(self._protocol, self._options, self.patience, hasty=True)
 
 
 @functools.lru_cache(maxsize=64)
-def _kept(_pid: int, protocol: str, options: tuple[tuple[str, Any], ...]) -> Any:
-    return _build(protocol, options, patient=True)
+def _kept(_pid: int, protocol: str, options: tuple[tuple[str, Any], ...]) -> _Kept:
+    return _Kept(protocol, options)
 
 
-def _build(protocol: str, options: tuple[tuple[str, Any], ...], patient: bool) -> Any:
+def _build(protocol: str, options: tuple[tuple[str, Any], ...], patience: Patience, *, hasty: bool = False) -> Any:
     import fsspec
 
     kwargs: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False, **dict(options)}
     if protocol != "s3":
         return fsspec.filesystem(protocol, **kwargs)
+    from aiobotocore.session import AioSession
+
     kwargs.pop("version_aware", None)  # a `?versionId=` in a key is part of its name
-    config = _S3_CONFIG | {"retries": _PATIENT if patient else _HASTY}
-    filesystem = fsspec.filesystem("s3", config_kwargs=config, **kwargs)
-    filesystem.retries = 3  # its own loop around botocore's: needed for answers that break off half-way
+    # Patience decides about retries. Adaptive, because a store that says SlowDown means the calls that follow, too.
+    config = _S3_CONFIG | _configured() | (_HASTY_S3_CONFIG if hasty else {})
+    config["retries"] = {"total_max_attempts": 1, "mode": "standard" if hasty else "adaptive"}
+    session = AioSession()
+    session.register("needs-retry.s3", patience.on_answer, unique_id="clipmill-patience")
+    filesystem = fsspec.filesystem("s3", session=session, config_kwargs=config, **kwargs)
+    filesystem.retries = 1  # no loop of its own around that
     return filesystem
+
+
+def _configured() -> dict[str, Any]:
+    """Settings of botocore from fsspec's own configuration, as in FSSPEC_S3='{"config_kwargs": {"read_timeout": 5}}'."""
+    import fsspec
+
+    return dict(fsspec.config.conf.get("s3", {}).get("config_kwargs", {}))
+
+
+def _most_tries() -> int | None:
+    """Of a call, where somebody has set that in the same way (`"retries": {"total_max_attempts": 3}`)."""
+    tries: int | None = _configured().get("retries", {}).get("total_max_attempts")
+    return tries
 
 
 def store_errors() -> tuple[type[BaseException], ...]:
@@ -139,8 +180,27 @@ def store_errors() -> tuple[type[BaseException], ...]:
     for module, name in (
         ("botocore.exceptions", "BotoCoreError"),
         ("botocore.exceptions", "ClientError"),
+        ("botocore.parsers", "ResponseParserError"),
         ("aiohttp", "ClientError"),
     ):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+def answered(call: Callable[[], T]) -> T:
+    """What `call` returns; it is asked again where the answer broke off or made no sense, which no retry of botocore sees."""
+    for tries in range(1, _ANSWER_TRIES):
+        try:
+            return call()
+        except _broken_answers():
+            time.sleep(_ANSWER_WAIT_S * tries)
+    return call()
+
+
+def _broken_answers() -> tuple[type[BaseException], ...]:
+    found: list[type[BaseException]] = [BrokenAnswer]
+    for module, name in (("botocore.parsers", "ResponseParserError"), ("aiohttp", "ClientPayloadError")):
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))
     return tuple(found)
@@ -155,12 +215,12 @@ def reason(error: BaseException) -> str:
         return f"access refused ({_detail(error)})"
     if name in ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound"):
         return f"no usable credentials found ({_detail(error)})"
-    return f"{name}: {_detail(error)}"
+    disk = _DISK_TROUBLE.get(getattr(error, "errno", None) or 0)
+    return f"{disk} ({_detail(error)})" if disk else f"{name}: {_detail(error)}"
 
 
 def _detail(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return re.sub(r"([A-Za-z][A-Za-z0-9+.-]+://)[^/@\s]*@", r"\1***@", str(text))
+    return hidden(str(getattr(error, "strerror", None) or str(error) or type(error).__name__))
 
 
 @contextmanager

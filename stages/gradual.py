@@ -65,28 +65,36 @@ _FORMS = np.concatenate([_RAMPS, _LINES])
 _NORMS = np.array([1 / (r.max() - r.min()) for r in _RAMPS])
 
 
-def fit(coarse: np.ndarray) -> Fit | None:
-    """The best ramp in a window of coarse pictures, (window, blocks), about its frame number BEFORE; None if none fits."""
-    blocks = coarse.shape[1]
-    earlier, middle, later = coarse[BEFORE - _QUICK], coarse[BEFORE], coarse[BEFORE + _QUICK]
-    change = float(np.abs(later - earlier).sum())
-    if change < _MIN_QUICK * blocks or float(np.abs(earlier + later - 2 * middle).sum()) > _MAX_BEND * change:
-        return None
-    centred = coarse - coarse[BEFORE]
-    # two products, each too small for BLAS to wake a second thread for
+def fits(windows: np.ndarray) -> list[Fit | None]:
+    """The best ramp in each window of coarse pictures, (windows, frames, blocks), about its frame number BEFORE; None where
+    none fits.
+    """
+    centred = windows - windows[:, BEFORE : BEFORE + 1]
+    # products that are each too small for BLAS to wake a second thread for
     products, sums = _FORMS @ centred, _MEMBERS @ centred
-    ramp, line = np.einsum("ij,ij->i", products, products).reshape(2, -1)
-    total = np.einsum("ij,ij->i", sums, sums)
-    energy = np.einsum("ij,ij->i", centred, centred)
-    variance = _MEMBERS @ energy - total / _COUNTS + 1e-3
+    ramp, line = np.moveaxis(np.einsum("wij,wij->wi", products, products).reshape(len(windows), 2, -1), 1, 0)
+    total = np.einsum("wij,wij->wi", sums, sums)
+    energy = np.einsum("wij,wij->wi", centred, centred)
+    variance = energy @ _MEMBERS.T - total / _COUNTS + 1e-3
     quality = ramp / variance
-    sizes = np.sqrt(ramp) / _NORMS
-    best = int(np.argmax(quality))
-    if quality[best] < _MIN_FIT or quality[best] - line[best] / variance[best] < _MIN_GAIN:
-        return None
-    if sizes[best] < _MIN_SIZE * np.sqrt(blocks):
-        return None
-    return Fit(LENGTHS[best], float(quality[best]))
+    best = np.argmax(quality, axis=1)
+    at = np.arange(len(windows)), best
+    good = quality[at] >= _MIN_FIT
+    good &= quality[at] - line[at] / variance[at] >= _MIN_GAIN
+    good &= np.sqrt(ramp[at]) / _NORMS[best] >= _MIN_SIZE * np.sqrt(windows.shape[2])
+    fitted = zip(best.tolist(), quality[at].tolist(), good.tolist(), strict=True)
+    return [Fit(LENGTHS[form], value) if is_good else None for form, value, is_good in fitted]
+
+
+def is_worth_a_fit(earlier: np.ndarray, middle: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """Of coarse pictures _QUICK frames before centres, at them and after them, (centres, blocks): bool (centres,).
+
+    A quick look that spares most centres the fit: there the picture hardly changes, or goes elsewhere in between.
+    """
+    change = np.abs(later - earlier).sum(axis=1)
+    bend = np.abs(earlier + later - 2 * middle).sum(axis=1)
+    worth: np.ndarray = (change >= _MIN_QUICK * middle.shape[1]) & (bend <= _MAX_BEND * change)
+    return worth
 
 
 def is_dissolve(pictures: Sequence[Picture]) -> bool:
@@ -105,30 +113,47 @@ def is_dissolve(pictures: Sequence[Picture]) -> bool:
 
 
 class DissolveFinder:
-    """Fits every frame as the centre of a dissolve, and judges the best fit of its surroundings."""
+    """Fits frames as the centres of dissolves, and judges the best fit of its surroundings."""
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._fits: deque[tuple[int, Fit]] = deque()  # centre and fit, of the last 2 * _PEAK + 1 centres
+        self._fits: deque[tuple[int, Fit]] = deque()  # centre and fit, of the last 2 * _PEAK + 1 centres and of those to come
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no centre fits."""
+        return not self._fits
+
+    def look(self, first: int, end: int) -> None:
+        """Fits the centres that frames first..end-1, the newest ones, complete. To be called before their steps."""
+        start = max(first - AFTER, self._history.first + BEFORE)
+        start += -start % _EVERY
+        if start >= end - AFTER:
+            return
+        coarse = self._history.coarse(start - _QUICK, end - AFTER + _QUICK)
+        count = end - AFTER - start
+        places = (coarse[at : at + count : _EVERY] for at in (0, _QUICK, 2 * _QUICK))
+        centres = (start + _EVERY * np.flatnonzero(is_worth_a_fit(*places))).tolist()
+        self._fits.extend(self._fitting(centres))
 
     def step(self, newest: int) -> list[int]:
         """To be called for each frame in order. The middle frame of a dissolve, where one is certain with frame `newest`."""
         centre = newest - AFTER
-        if centre % _EVERY == 0:
-            fitted = self._fit(centre)
-            if fitted is not None:
-                self._fits.append((centre, fitted))
         while self._fits and self._fits[0][0] < centre - 2 * _PEAK:
             self._fits.popleft()
-        best = max(self._fits, key=lambda item: item[1].quality, default=None)
+        near = (item for item in self._fits if item[0] <= centre)
+        best = max(near, key=lambda item: item[1].quality, default=None)
         return self._judged(best[0]) if best is not None and best[0] == centre - _PEAK else []
 
-    def _fit(self, centre: int) -> Fit | None:
-        start, end = centre - BEFORE, centre + AFTER + 1
-        return fit(self._history.coarse(start, end)) if start >= self._history.first else None
+    def _fitting(self, centres: list[int]) -> list[tuple[int, Fit]]:
+        """Those of the centres that fit; their windows are in the history."""
+        if not centres:
+            return []
+        windows = np.stack([self._history.coarse(centre - BEFORE, centre + AFTER + 1) for centre in centres])
+        return [(centre, found) for centre, found in zip(centres, fits(windows), strict=True) if found is not None]
 
     def _judged(self, centre: int) -> list[int]:
-        near = [(n, fitted) for n in range(centre - _EVERY + 1, centre + _EVERY) if (fitted := self._fit(n)) is not None]
+        near = self._fitting([n for n in range(centre - _EVERY + 1, centre + _EVERY) if n - BEFORE >= self._history.first])
         best, fitted = max(near, key=lambda item: item[1].quality)
         start = best - fitted.length // 2
         return [best] if is_dissolve(self._history.pictures(start, start + fitted.length + 1)) else []

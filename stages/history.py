@@ -20,16 +20,17 @@ class History:
         self._kept = kept
         self._pictures: deque[Picture] = deque(maxlen=kept)
         self._coarse = np.zeros((4 * kept, BLOCKS), np.float32)
-        self._end = 0  # rows of _coarse in use end here
+        self._changes = np.zeros(4 * kept)
+        self._end = 0  # rows of both in use end here
 
     @property
     def first(self) -> int:
         """Number of the oldest frame that is kept."""
         return self.count - len(self._pictures)
 
-    def extend(self, frames: Sequence[tuple[Planes, float]]) -> None:
-        """Takes the next frames: planes, and time in seconds."""
-        self._append(pictures(frames, self._pictures[-1] if self._pictures else None))
+    def extend(self, frames: Planes, times_s: Sequence[float]) -> None:
+        """Takes the next frames: planes along a first axis, and times in seconds."""
+        self._append(pictures(frames, times_s, self._pictures[-1] if self._pictures else None))
 
     def repeat(self, times: int) -> None:
         """Takes the newest frame some times more: what follows a stream's end."""
@@ -37,9 +38,11 @@ class History:
 
     def _append(self, new: list[Picture]) -> None:
         if self._end + len(new) > len(self._coarse):
-            self._coarse[: self._kept] = self._coarse[self._end - self._kept : self._end]
+            for rows in (self._coarse, self._changes):
+                rows[: self._kept] = rows[self._end - self._kept : self._end]
             self._end = self._kept
         self._coarse[self._end : self._end + len(new)] = [one.coarse for one in new]
+        self._changes[self._end : self._end + len(new)] = [one.change for one in new]
         self._end += len(new)
         self._pictures.extend(new)
         self.count += len(new)
@@ -52,9 +55,16 @@ class History:
         """Frames start..end-1, those of them that are kept."""
         return [self._pictures[n - self.first] for n in range(max(start, self.first), min(end, self.count))]
 
-    def changes(self, start: int, end: int) -> list[float]:
-        """By how many codes each of frames start..end-1 that are kept differs from the one before; not the very first frame."""
-        return [one.change for one in self.pictures(max(start, 1), end)]
+    def changes(self, start: int, end: int) -> np.ndarray:
+        """By how many codes each of frames start..end-1 differs from the one before: float64. 0 for the first frame of the
+        stream, and for frames that are not kept or not there yet.
+        """
+        out = np.zeros(end - start)
+        low, high = max(start, self.first), min(end, self.count)
+        if low < high:
+            offset = self._end - self.count
+            out[low - start : high - start] = self._changes[offset + low : offset + high]
+        return out
 
     def coarse(self, start: int, end: int) -> np.ndarray:
         """Coarse pictures of frames start..end-1, all of them kept: a float32 view, (frames, blocks)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from schemas.errors import BadVideo, ErrorCode
 from stages.filesystems import filesystem, is_url, joined, local_uri, reason, scheme, translated
 from stages.globs import literal_start, matches, may_lead
 from stages.remote import s3_pages
+from stages.roots import ANYWHERE, Roots
 from stages.sources import Found, describe, found_info, found_s3
 
 Keep = Callable[[str], bool]
@@ -30,18 +32,24 @@ class Source:
     error: BadVideo | None = None
 
 
-def list_sources(root: str, pattern: tuple[str, ...], keep: Keep) -> Iterator[Source]:
+def list_sources(root: str, pattern: tuple[str, ...], keep: Keep, roots: Roots = ANYWHERE) -> Iterator[Source]:
     """Files below the folder `root` that match `pattern` (() is everything) and whose name `keep` accepts.
 
-    Hidden files and folders and Clipmill's own tables are left out. A folder on disk that may not be listed is a Source with
-    its error. Links are followed, except to a folder that they lie in. Raises StorageUnavailable.
+    Hidden files and folders and Clipmill's own tables are left out. A folder on disk that may not be listed, and what lies
+    outside `roots`, is a Source with its error. Links are followed, except to a folder that they lie in. Raises
+    StorageUnavailable.
     """
     if not is_url(root):
-        yield from _list_disk(root, pattern, keep)
+        yield from _list_disk(root, pattern, keep, roots)
         return
     store, folder = filesystem(root)
     with translated(root):
-        yield from (list_s3 if scheme(root) == "s3" else _list_remote)(store, folder, root, pattern, keep)
+        for source in (list_s3 if scheme(root) == "s3" else _list_remote)(store, folder, root, pattern, keep):
+            try:
+                roots.check(source.uri)
+                yield source
+            except BadVideo as error:
+                yield Source(source.uri, None, error=error)
 
 
 def _wanted(segments: tuple[str, ...], pattern: tuple[str, ...], keep: Keep) -> bool:
@@ -100,7 +108,7 @@ def _has_log_entry(names: list[str]) -> bool:
     return any(_LOG_ENTRY.fullmatch(f"_log/{name}") for name in names)
 
 
-def _list_disk(root: str, pattern: tuple[str, ...], keep: Keep) -> Iterator[Source]:
+def _list_disk(root: str, pattern: tuple[str, ...], keep: Keep, roots: Roots) -> Iterator[Source]:
     pending: list[tuple[tuple[str, ...], frozenset[tuple[int, int]]]] = [((), frozenset())]
     while pending:
         folder, above = pending.pop()
@@ -110,12 +118,15 @@ def _list_disk(root: str, pattern: tuple[str, ...], keep: Keep) -> Iterator[Sour
             here = (status.st_dev, status.st_ino)
             if here in above:
                 continue
-            names, folders = _scan(path)
-            if "_log" in folders and _has_log_entry(_scan(f"{path}/_log")[0]):
+            names, folders = _scan(path, roots)
+            if "_log" in folders and _has_log_entry(_scan(f"{path}/_log", roots)[0]):
                 if folder:
                     continue
                 folders = [name for name in folders if name not in _OWN_FOLDERS]
         except FileNotFoundError:  # deleted since its parent was listed
+            continue
+        except BadVideo as error:
+            yield Source(local_uri(path), None, error=error)
             continue
         except OSError as error:
             code = ErrorCode.FORBIDDEN if isinstance(error, PermissionError) else ErrorCode.STORAGE
@@ -123,27 +134,41 @@ def _list_disk(root: str, pattern: tuple[str, ...], keep: Keep) -> Iterator[Sour
             continue
         for name in names:
             if _wanted((*folder, name), pattern, keep):
-                yield from _source_on_disk(f"{path.rstrip('/')}/{name}")
+                yield from _source_on_disk(f"{path.rstrip('/')}/{name}", roots)
         inner = [(*folder, name) for name in reversed(folders) if not name.startswith(".")]
         pending.extend((each, above | {here}) for each in inner if may_lead(each, pattern))
 
 
-def _scan(path: str) -> tuple[list[str], list[str]]:
-    """Names of the files and of the folders directly in a folder, each sorted."""
+def _scan(path: str, roots: Roots) -> tuple[list[str], list[str]]:
+    """Names of the files and of the folders directly in a folder, each sorted. Raises BadVideo outside `roots`."""
     names, folders = [], []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.is_file():
-                names.append(entry.name)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        roots.check_folder(descriptor, path)
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                is_folder, is_file = _kind(entry)
+                if is_folder:
+                    folders.append(entry.name)
+                elif is_file:
+                    names.append(entry.name)
+    finally:
+        os.close(descriptor)
     return sorted(names), sorted(folders)
 
 
-def _source_on_disk(path: str) -> Iterator[Source]:
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether it is a folder, a file. Trouble with one link is that link's own, never the folder's."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError as error:  # a link that leads in a circle is nothing; one to where we may not look may be a file
+        return False, error.errno != errno.ELOOP
+
+
+def _source_on_disk(path: str, roots: Roots) -> Iterator[Source]:
     uri = local_uri(path)
     try:
-        yield Source(uri, describe(uri))
+        yield Source(uri, describe(uri, roots))
     except BadVideo as error:
         if error.code is not ErrorCode.VANISHED:  # deleted while we listed: not there
             yield Source(uri, None, error=error)

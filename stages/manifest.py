@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from schemas.errors import BadRequest
-from stages.filesystems import is_url, redacted
+from schemas.secrets import redacted
+from stages.filesystems import is_url
 from stages.storage import Store
 
 _BATCH_ROWS = 10_000
@@ -92,7 +93,7 @@ def _read_parquet(file: BinaryIO) -> Iterator[tuple[str | None, str | None]]:
 
 def _check_columns(names: Sequence[str]) -> None:
     if "uri" not in names:
-        raise ValueError(f"has no column named uri, only {', '.join(map(repr, names)) or 'nothing'}")
+        raise ValueError(f"has no column named uri, only {', '.join(repr(redacted(name)) for name in names) or 'nothing'}")
 
 
 def _buffered(file: BinaryIO) -> io.BufferedReader:

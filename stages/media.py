@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -39,11 +40,11 @@ CODECS = (
     "rv40", "qtrle", "rpza", "png", "jpeg2000", "mss2",
 )  # fmt: skip
 _PLAYLISTS = {
-    b"ffconcat": "ffconcat script",
-    b"#EXTM3U": "HLS playlist",
-    b"<?xml": "XML (DASH?)",
-    b"<MPD": "DASH",
-    b"v=0": "SDP",
+    b"ffconcat": "an ffconcat script",
+    b"#EXTM3U": "an HLS playlist",
+    b"<?xml": "XML, as manifests are",
+    b"<MPD": "a DASH manifest",
+    b"v=0": "an SDP description",
 }
 _CONTAINER_OPTIONS = {
     "format_whitelist": ",".join(FORMATS),
@@ -88,11 +89,15 @@ class Media:
 
 
 class _Tap(io.RawIOBase):
-    """The file as FFmpeg sees it: no name, and its first error kept."""
+    """The file as FFmpeg sees it: no name, and its first error kept.
 
-    def __init__(self, file: BinaryIO) -> None:
+    PyAV keeps what a callback raises until FFmpeg returns, and FFmpeg may not mind: only a failing source is raised here.
+    """
+
+    def __init__(self, file: BinaryIO, check: Callable[[], None]) -> None:
         super().__init__()
         self._file = file
+        self._check = check
         self.error: BadVideo | None = None
 
     def readable(self) -> bool:
@@ -102,14 +107,20 @@ class _Tap(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
+        if self.error is not None:  # FFmpeg may not mind an error and ask again: said once, it is the file's end
+            return b""
         try:
+            self._check()
             return self._file.read(size)
         except BadVideo as error:
-            self.error = self.error or error
+            self.error = error
             raise
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):  # a place that no file has: the headers lie, which is for FFmpeg to deal with
+            return -errno.EINVAL
 
     def tell(self) -> int:
         return self._file.tell()
@@ -122,13 +133,13 @@ class _Tap(io.RawIOBase):
 
 
 @contextmanager
-def open_media(file: BinaryIO, limits: LimitsConfig) -> Iterator[Media]:
-    """An open video, closed at the end.
+def open_media(file: BinaryIO, limits: LimitsConfig, check: Callable[[], None] = lambda: None) -> Iterator[Media]:
+    """An open video, closed at the end. `check` is called before every read: FFmpeg may search gigabytes for a next packet.
 
     BadVideo: EMPTY, UNREADABLE, TRUNCATED, UNSUPPORTED_CONTAINER, UNSUPPORTED_CODEC, NO_VIDEO, COVER_ART, TOO_LARGE, or what
-    reading the file raises.
+    reading the file or `check` raises.
     """
-    tap = _Tap(file)
+    tap = _Tap(file, check)
     container = _open(tap, limits)
     try:
         stream = _video_stream(container)
@@ -147,7 +158,7 @@ def _open(tap: _Tap, limits: LimitsConfig) -> Any:
         raise BadVideo(ErrorCode.EMPTY, "the file has no bytes")
     for start, name in _PLAYLISTS.items():
         if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(start):
-            raise BadVideo(ErrorCode.UNSUPPORTED_CONTAINER, f"{name} names other files and is never followed")
+            raise BadVideo(ErrorCode.UNSUPPORTED_CONTAINER, f"is {name}: what names other files is never followed")
     tap.seek(0)
     try:
         return av.open(
@@ -169,16 +180,18 @@ def _open_error(tap: _Tap, error: Exception) -> BadVideo:
     if isinstance(error, MemoryError):
         return BadVideo(ErrorCode.MEMORY, "no memory to open the file")
     if isinstance(error, av.error.ArgumentError):  # what a format off the whitelist gives
-        return BadVideo(ErrorCode.UNSUPPORTED_CONTAINER, "the container is none of those that are read")
+        return BadVideo(ErrorCode.UNSUPPORTED_CONTAINER, "is of a kind that is not read as video")
     missing = tap.missing_bytes()
     if missing:
         return BadVideo(ErrorCode.TRUNCATED, f"the file ends {missing} bytes early, before its index")
-    return BadVideo(ErrorCode.UNREADABLE, f"no container that is known: {getattr(error, 'strerror', None) or error}")
+    if isinstance(error, av.error.EOFError):
+        return BadVideo(ErrorCode.UNREADABLE, "ends within its headers")
+    return BadVideo(ErrorCode.UNREADABLE, "is no video that is known, or its headers are damaged")
 
 
 def _refuse(url: str, _flags: int, _options: dict[str, str]) -> NoReturn:
     """Stands where FFmpeg would open another file or a URL that a file names."""
-    raise PermissionError(f"a media file may not open {url!r}")
+    raise BadVideo(ErrorCode.UNSUPPORTED_CONTAINER, f"names another file, {url!r}, which is never opened")
 
 
 def _video_stream(container: Any) -> Any:

@@ -7,6 +7,8 @@ import os
 import resource
 from pathlib import Path
 
+import pyarrow as pa
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MMAP_BYTES = 32 << 20  # the most that glibc allows
 _KEPT_BYTES = 512 << 20
@@ -25,6 +27,7 @@ def cap_memory(extra_bytes: int) -> None:
         return
     _capped_process = os.getpid()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    pa.allocate_buffer(1)  # Arrow sets a gigabyte of addresses aside with its first one: not the decoder's memory
     wanted = _data_bytes() + extra_bytes
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from stages.planes import Planes
+from stages.planes import Planes, sums_of_differences
 
 COARSE_LUMA = (9, 16)  # blocks
 COARSE_CHROMA = (5, 8)
@@ -21,7 +21,7 @@ _FLAT_RANGE, _FLAT_SPREAD = 8.0, 3.0  # codes: range of the blocks, standard dev
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """`luma` uint8 (about 45, 80), `chroma` uint8 (2, about 22, 40), `coarse` float32 (blocks,): means of blocks of both.
+    """`luma` uint8 (about 45, 160), `chroma` uint8 (2, about 22, 40), `coarse` float32 (blocks,): means of blocks of both.
 
     `change` is the distance to the picture before, codes; 0 for the first of a stream. `is_flat`: it is of one plain colour,
     as black, white, or what stands between two scenes.
@@ -35,31 +35,29 @@ class Picture:
     is_flat: bool
 
 
-def pictures(frames: Sequence[tuple[Planes, float]], before: Picture | None) -> list[Picture]:
-    """The pictures of consecutive frames (planes, time in seconds), all at once: many small steps on one cost most of the time.
+def pictures(frames: Planes, times_s: Sequence[float], before: Picture | None) -> list[Picture]:
+    """The pictures of consecutive frames, all at once: many small steps on one cost most of the time.
 
-    They are on the grid of `before`, the picture of the frame before them, or of the first of them: a stream may change
-    its size on the way.
+    They are on the grid of `before`, the picture of the frame before them: a stream may change its size on the way.
     """
-    first = frames[0][0]
-    luma = _halved(np.stack([_on_grid(planes.luma, first.luma.shape) for planes, _ in frames]))
-    colours = [_on_grid(c, first.u.shape) for planes, _ in frames for c in (planes.u, planes.v)]
-    chroma = np.stack([c[::2, ::2] for c in colours]).reshape(len(frames), 2, (first.u.shape[0] + 1) // 2, -1)
+    assert frames.change is not None
+    luma, chroma = frames.luma, np.stack([frames.u, frames.v], axis=1)
     if before is not None:
         luma, chroma = _on_grid(luma, before.luma.shape), _on_grid(chroma, before.chroma.shape)
-    coarse = np.empty((len(frames), BLOCKS), np.float32)
-    coarse[:, :LUMA_BLOCKS] = _block_means(luma, COARSE_LUMA).reshape(len(frames), -1)
-    coarse[:, LUMA_BLOCKS:] = _CHROMA_WEIGHT * _block_means(chroma, COARSE_CHROMA).reshape(len(frames), -1)
-    last_luma, last_chroma = (luma[0], chroma[0]) if before is None else (before.luma, before.chroma)
-    change = _differences(last_luma, luma) + 2 * _differences(last_chroma, chroma)
+    coarse = np.empty((len(times_s), BLOCKS), np.float32)
+    coarse[:, :LUMA_BLOCKS] = _block_means(luma, COARSE_LUMA).reshape(len(times_s), -1)
+    coarse[:, LUMA_BLOCKS:] = _CHROMA_WEIGHT * _block_means(chroma, COARSE_CHROMA).reshape(len(times_s), -1)
+    change = frames.change / frames.luma[0].size
+    if np.isnan(change[0]):
+        change[0] = 0 if before is None else _difference(before.luma, luma[0])
+    change += 2 * _differences(chroma[0] if before is None else before.chroma, chroma)
+    changes = change.tolist()
     blocks = coarse[:, :LUMA_BLOCKS]
-    plain = blocks.max(axis=1) - blocks.min(axis=1) <= _FLAT_RANGE
+    plain = (blocks.max(axis=1) - blocks.min(axis=1) <= _FLAT_RANGE).tolist()
     return [
-        Picture(
-            time_s, luma[i], chroma[i], coarse[i], float(change[i]), bool(plain[i]) and _is_flat(luma[i], chroma[i])
-        )
-        for i, (_, time_s) in enumerate(frames)
-    ]  # fmt: skip
+        Picture(time_s, luma[i], chroma[i], coarse[i], changes[i], plain[i] and _is_flat(luma[i], chroma[i]))
+        for i, time_s in enumerate(times_s)
+    ]
 
 
 def distance(a: Picture, b: Picture) -> float:
@@ -120,20 +118,8 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 def _differences(before: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Mean absolute difference of each of `frames` to the one ahead of it, the first one to `before`: float64 (frames,)."""
-    old = np.concatenate([before[None], frames[:-1]])
-    change = np.subtract(np.maximum(frames, old), np.minimum(frames, old)).reshape(len(frames), -1)
-    sums: np.ndarray = change.sum(axis=1, dtype=np.uint32) / change.shape[1]
+    sums: np.ndarray = sums_of_differences(np.concatenate([before[None], frames[:-1]]), frames) / frames[0].size
     return sums
-
-
-def _halved(luma: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 samples of (frames, rows, columns), against noise and aliasing; as it is where a side is 1."""
-    rows, columns = luma.shape[1] // 2 * 2, luma.shape[2] // 2 * 2
-    if not rows or not columns:
-        return luma
-    pairs = luma[:, :rows, :columns].view("<u2")
-    sums = (pairs & 0xFF) + (pairs >> 8)
-    return ((sums[:, ::2] + sums[:, 1::2] + 2) >> 2).astype(np.uint8)
 
 
 def _on_grid(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -147,7 +133,7 @@ def _on_grid(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _block_means(values: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
     """Means over a grid of blocks, float32 (..., *blocks). The sums are whole numbers, hence exact on any machine."""
     down, across, counts = _pooling(values.shape[-2], values.shape[-1], blocks)
-    means: np.ndarray = (down @ (values.astype(np.float32) @ across)) / counts
+    means: np.ndarray = ((down @ values.astype(np.float32)) @ across) / counts
     return means
 
 

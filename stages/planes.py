@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import av
@@ -18,8 +20,8 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from schemas.errors import BadVideo, ErrorCode
 
-LUMA_AREA = 160 * 90  # pixels to aim for
-CHROMA_AREA = 80 * 45
+LUMA_AREA = 160 * 90  # samples to aim for, of which every other row is taken
+CHROMA_AREA = 40 * 22
 _BLACK, _WHITE = 16, 235  # of limited ("MPEG") range
 _NEUTRAL = 128
 _local = threading.local()
@@ -27,11 +29,12 @@ _local = threading.local()
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """A frame's small planes, uint8, contiguous, its own memory.
+    """Small planes of a frame, uint8, or of several alike ones, along a first axis.
 
-    `luma` is (rows, columns), sampled equally in both directions, about 90 rows of a 16:9 frame (no more than the frame has).
-    `u` and `v` are alike in shape, about half as fine, 128 where the frame has no colour. Values are the codes of the
-    stream: `black` and `white` are the codes that stand for black and white (16 and 235, or 0 and 255 at full range).
+    `luma` is (..., rows, columns), about 45 x 160 of a 16:9 frame, no more than the frame has: samples are twice as close
+    along a row as across rows, since what a row costs is the memory it touches. `u` and `v` are alike in shape, about
+    22 x 40, 128 where the frame has no colour. Values are the codes of the stream: `black` and `white` are the codes that
+    stand for black and white (16 and 235, or 0 and 255 at full range). `change` is filled by `in_sequence`.
     """
 
     luma: np.ndarray
@@ -39,6 +42,7 @@ class Planes:
     v: np.ndarray
     black: int
     white: int
+    change: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +93,67 @@ def stride_of(width: int, height: int, area: int) -> int:
     return max(1, round(math.sqrt(width * height / area)))
 
 
-@lru_cache(maxsize=1024)
-def _view(component: _Component, area: int, width: int, height: int, line_bytes: int) -> dict[str, Any] | None:
-    """How NumPy looks at a plane's memory to see the samples wanted, or None where the memory runs bottom up."""
-    size = np.dtype(component.dtype).itemsize
-    if line_bytes < width * component.step * size:
-        return None
-    stride = stride_of(width, height, area)
-    first = stride // 2
-    return {
-        "shape": ((height - first + stride - 1) // stride, (width - first + stride - 1) // stride),
-        "dtype": component.dtype,
-        "offset": first * line_bytes + (component.offset + first * component.step) * size,
-        "strides": (stride * line_bytes, stride * component.step * size),
-    }
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The samples taken of a component: every how many-th row and column of its plane."""
+
+    component: _Component
+    down: int
+    across: int
+
+    def shape(self, width: int, height: int) -> tuple[int, ...]:
+        """Of what is taken of a plane."""
+        return tuple((side - self.first(side) + step - 1) // step for side, step in ((height, self.down), (width, self.across)))
+
+    def first(self, side: int) -> int:
+        """Where along a side of so many samples the first one is taken: in the middle of what it stands for."""
+        return min(self.across // 2, (side - 1) // 2)
+
+    def view(self, width: int, height: int, line_bytes: int) -> dict[str, Any] | None:
+        """How NumPy looks at a plane's memory to see the samples, or None where the memory runs bottom up."""
+        size = np.dtype(self.component.dtype).itemsize
+        if line_bytes < width * self.component.step * size:
+            return None
+        column = self.component.offset + self.first(width) * self.component.step
+        return {
+            "shape": self.shape(width, height),
+            "dtype": self.component.dtype,
+            "offset": self.first(height) * line_bytes + column * size,
+            "strides": (self.down * line_bytes, self.across * self.component.step * size),
+        }
 
 
-def _samples(frame_planes: tuple[Any, ...], component: _Component, area: int) -> np.ndarray | None:
-    """Small contiguous uint8 copy of a component, or None where the plane's memory runs bottom up."""
-    plane = frame_planes[component.plane]
-    view = _view(component, area, plane.width, plane.height, plane.line_size)
-    if view is None:
-        return None
-    grid: np.ndarray = np.ndarray(buffer=plane, **view)
-    if component.shift:
-        return (grid >> component.shift).astype(np.uint8)
-    return grid.copy() if grid.dtype == np.uint8 else grid.astype(np.uint8)
+def _grids(layout: tuple[_Component, ...], parts: tuple[Any, ...]) -> list[_Grid]:
+    grids = []
+    for component, area in zip(layout, (LUMA_AREA, CHROMA_AREA, CHROMA_AREA), strict=False):
+        plane = parts[component.plane]
+        stride = stride_of(plane.width, plane.height, area)
+        grids.append(_Grid(component, 2 * stride if component is layout[0] else stride, stride))
+    return grids
+
+
+def _gathered(frames: Sequence[av.VideoFrame], layout: tuple[_Component, ...]) -> list[np.ndarray] | None:
+    """Each component's samples of all frames, uint8 (frames, rows, columns), or None where a plane's memory runs bottom up."""
+    parts = frames[0].planes
+    grids = _grids(layout, parts)
+    sides = [(parts[grid.component.plane].width, parts[grid.component.plane].height) for grid in grids]
+    out = [np.empty((len(frames), *grid.shape(*side)), np.uint8) for grid, side in zip(grids, sides, strict=True)]
+    seen: dict[tuple[int, int], dict[str, Any] | None] = {}  # views by component and bytes of a line
+    for number, frame in enumerate(frames):
+        parts = frame.planes
+        for index, grid in enumerate(grids):
+            plane = parts[grid.component.plane]
+            key = (index, plane.line_size)
+            if key not in seen:
+                seen[key] = grid.view(*sides[index], plane.line_size)
+            view = seen[key]
+            if view is None:
+                return None
+            samples: np.ndarray = np.ndarray(buffer=plane, **view)
+            if grid.component.shift:
+                samples = samples >> grid.component.shift
+            out[index][number] = samples
+    return out
 
 
 def _is_full_range(frame: av.VideoFrame, name: str) -> bool:
@@ -139,20 +178,61 @@ def _scaled(frame: av.VideoFrame) -> av.VideoFrame:
 
 def planes(frame: av.VideoFrame) -> Planes:
     """Small planes of `frame`. BadVideo(UNSUPPORTED_CODEC) for a pixel format that FFmpeg's scaler does not take either."""
-    name = frame.format.name
+    strip = planes_of([frame])
+    return Planes(strip.luma[0], strip.u[0], strip.v[0], strip.black, strip.white)
+
+
+def planes_of(frames: Sequence[av.VideoFrame]) -> Planes:
+    """Small planes of frames of one kind, along the first axis. BadVideo as `planes`."""
+    name = frames[0].format.name
     layout = _layout(name)
-    if layout is None:
-        return planes(_scaled(frame))
-    parts = frame.planes
-    luma = _samples(parts, layout[0], LUMA_AREA)
-    if luma is None:
-        return planes(_scaled(frame))
-    if len(layout) == 1:
-        u = v = np.full((max(1, luma.shape[0] // 2), max(1, luma.shape[1] // 2)), _NEUTRAL, np.uint8)
+    found = None if layout is None else _gathered(frames, layout)
+    if found is None:
+        return planes_of([_scaled(frame) for frame in frames])
+    luma = found[0]
+    if len(found) == 1:
+        u = v = np.full((len(frames), max(1, luma.shape[1] // 2), max(1, luma.shape[2] // 4)), _NEUTRAL, np.uint8)
     else:
-        sampled_u, sampled_v = (_samples(parts, component, CHROMA_AREA) for component in layout[1:])
-        if sampled_u is None or sampled_v is None:
-            return planes(_scaled(frame))
-        u, v = sampled_u, sampled_v
-    black, white = (0, 255) if _is_full_range(frame, name) else (_BLACK, _WHITE)
+        u, v = found[1:]
+    black, white = (0, 255) if _is_full_range(frames[0], name) else (_BLACK, _WHITE)
     return Planes(luma, u, v, black, white)
+
+
+def strips(
+    timed: Iterable[tuple[float, av.VideoFrame]], before: np.ndarray | None
+) -> Iterator[tuple[Sequence[float], Sequence[av.VideoFrame], Planes]]:
+    """Consecutive (time, frame) as (times, frames, planes `in_sequence`) of runs of one format and size: a stream may change
+    its size on the way. `before`: the luma of the frame before them. BadVideo as `planes`.
+    """
+    for _, run in groupby(timed, _kind_of):
+        times_s, frames = zip(*run, strict=True)
+        small = in_sequence(planes_of(frames), before)
+        before = small.luma[-1]
+        yield times_s, frames, small
+
+
+def _kind_of(timed: tuple[float, av.VideoFrame]) -> object:
+    frame = timed[1]
+    return frame.format.name, frame.width, frame.height, frame.color_range
+
+
+def in_sequence(frames: Planes, before: np.ndarray | None) -> Planes:
+    """`frames`, which lie along a first axis, with `change`: float64 (frames,), the sum of absolute differences of luma to the
+    frame before (`before`: the luma of the one before the first), in codes; NaN where there is none or it has another size.
+    """
+    luma = frames.luma
+    is_first = before is None or before.shape != luma.shape[1:]
+    old, new = (luma[:-1], luma[1:]) if is_first or before is None else (np.concatenate([before[None], luma[:-1]]), luma)
+    change = np.full(len(luma), np.nan)
+    change[len(luma) - len(new) :] = sums_of_differences(old, new)
+    return replace(frames, change=change)
+
+
+def sums_of_differences(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Sums of absolute differences of uint8 pictures, along all axes but the first: float64.
+
+    Whole numbers far below 2^24, so float32 adds them exactly, and many times faster than integers of another width.
+    """
+    differences = np.subtract(np.maximum(old, new), np.minimum(old, new)).reshape(len(new), math.prod(new.shape[1:]))
+    sums: np.ndarray = differences.astype(np.float32).sum(axis=1).astype(np.float64)
+    return sums

@@ -28,27 +28,19 @@ class Quality:
     sharpness: float
 
 
-class MotionMeter:
-    """Change of luma from each frame to the next."""
+def motions(frames: Planes) -> list[int | None]:
+    """Of each of frames `in_sequence` the mean absolute difference of luma to the frame before, of the range from black to
+    white, in 1/_UNIT.
 
-    def __init__(self) -> None:
-        self._last: np.ndarray | None = None
-
-    def push(self, frame: Planes) -> int | None:
-        """Mean absolute difference to the frame before, of the range from black to white, in 1/_UNIT.
-
-        None where there is nothing to compare with: the first frame, or one of another size.
-        """
-        luma = frame.luma[::2]
-        last, self._last = self._last, luma
-        if last is None or last.shape != luma.shape:
-            return None
-        change = int((np.maximum(last, luma) - np.minimum(last, luma)).sum(dtype=np.uint32))
-        return min(_UNIT, change * _UNIT // (luma.size * (frame.white - frame.black)))
+    None where there is nothing to compare with: the first frame, or one of another size than the one before.
+    """
+    assert frames.change is not None
+    span = frames.luma[0].size * (frames.white - frames.black)
+    return [None if total != total else min(_UNIT, int(total) * _UNIT // span) for total in frames.change.tolist()]
 
 
 def mean_motion(total: int, pairs: int) -> float | None:
-    """Mean of `pairs` measurements of a MotionMeter whose sum is `total`: 0 (frozen) to 1; None where there are none."""
+    """Mean of `pairs` of `motions` whose sum is `total`: 0 (frozen) to 1; None where there are none."""
     return total / pairs / _UNIT if pairs else None
 
 

@@ -93,7 +93,7 @@ class Reader:
             last = (time_s, frame)
             yield last
         if last is not None:
-            self.end_s = last[0] + self._duration_s(last[1])
+            self.end_s = min(last[0] + self._duration_s(last[1]), max_s)  # a last frame may claim to last for years
 
     def trouble(self) -> BadVideo | None:
         """What is wrong with the unit, after `frames`: None, or why it is partial (frames were read) or failed (none were)."""
@@ -111,14 +111,16 @@ class Reader:
 
     def _trouble_without_frames(self) -> BadVideo | None:
         if self._span.start_s is None:
-            lost = f", {self.lost_packets} packets lost" if self.lost_packets else ""
-            return BadVideo(ErrorCode.NO_FRAMES, f"no frame decodes ({self._packets_read} packets read{lost})")
+            lost = f", {self.lost_packets} lost" if self.lost_packets else ""
+            return BadVideo(ErrorCode.NO_FRAMES, f"no frame decodes (packets: {self._packets_read} read{lost})")
         return self._damage()  # the file may just end before this unit
 
     def _damage(self) -> BadVideo | None:
         if not self.lost_packets and not self.concealed:
             return None
-        return BadVideo(ErrorCode.DAMAGED, f"{self.lost_packets} packets lost, {self.concealed} frames patched by the decoder")
+        return BadVideo(
+            ErrorCode.DAMAGED, f"packets lost: {self.lost_packets}, frames patched by the decoder: {self.concealed}"
+        )
 
     def _duration_s(self, frame: av.VideoFrame) -> float:
         ticks = frame.duration
@@ -186,7 +188,6 @@ class Reader:
     def _batches(self) -> Iterator[list[av.VideoFrame]]:
         """The frames that come out of each packet, and at last those that the decoder still held."""
         for packet in self._packets():
-            self._check()
             try:
                 frames = packet.decode()
             except (av.FFmpegError, MemoryError) as error:
@@ -208,6 +209,7 @@ class Reader:
         while self._lost_in_a_row < MAX_LOST_IN_A_ROW:
             try:
                 for packet in media.container.demux(media.stream):
+                    self._check()
                     if not packet.size:  # empty packets would flush the decoder: left to `_batches`
                         continue
                     self._packets_read += 1
@@ -218,6 +220,10 @@ class Reader:
                     yield packet
                     if self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
                         return
+                media.raise_source_error()
+                self._reached_end = True
+                return
+            except IndexError:  # PyAV at the end of a file in which FFmpeg found further streams on the way
                 media.raise_source_error()
                 self._reached_end = True
                 return

@@ -7,14 +7,20 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, BinaryIO, cast
 
-from stages.filesystems import filesystem, store_errors, translated
+from stages.filesystems import answered, filesystem, store_errors, translated
+from stages.patience import BrokenAnswer
 from stages.ranges import RangeFile, exact
 
 PART_BYTES = 16 << 20  # of a multipart upload; S3 takes 10,000 parts
 _CONFLICT_TRIES = 5
 _create_lock = threading.Lock()
+
+
+class Replaced(OSError):
+    """An object is not the one any more that it was."""
 
 
 class Remote:
@@ -62,9 +68,13 @@ class Remote:
 
         def fetch(start: int, end: int) -> bytes:
             with translated(self._root):
-                return exact(bytes(self.filesystem.cat_file(path, start=start, end=end)), start, end)
+                return self.fetch(path, start, end)
 
         return cast(BinaryIO, RangeFile(fetch, size_bytes))
+
+    def fetch(self, path: str, start: int, end: int) -> bytes:
+        """Bytes start..end of the object."""
+        return exact(bytes(self.filesystem.cat_file(path, start=start, end=end)), start, end)
 
     def size(self, path: str) -> int | None:
         """Bytes of the object, None where there is none."""
@@ -100,7 +110,11 @@ class S3(Remote):
 
     def read(self, path: str) -> bytes:
         """The whole object in one request."""
-        return bytes(self.filesystem.cat_file(path, max_concurrency=1))
+        return s3_bytes(self.filesystem, path)
+
+    def fetch(self, path: str, start: int, end: int) -> bytes:
+        """Bytes start..end of the object, in one request."""
+        return exact(s3_bytes(self.filesystem, path, start, end), start, end)
 
     def create(self, path: str, data: bytes) -> None:
         """One conditional PUT. Two that collide are told to try again (409); the later one then finds the other's object."""
@@ -108,6 +122,8 @@ class S3(Remote):
             try:
                 self.filesystem.pipe_file(path, data, mode="create")
             except OSError as error:
+                if _is_there(error):
+                    raise FileExistsError("there is another one by now") from error
                 if not left or not _is_conflict(error):
                     raise
             else:
@@ -168,11 +184,54 @@ def s3_pages(s3: Any, folder: str, recursive: bool = True, starts_with: str = ""
     request |= {} if recursive else {"Delimiter": "/"}
     token: dict[str, str] = {}
     while True:
-        page = s3.call_s3("list_objects_v2", **request, **token)
+        page = answered(partial(s3.call_s3, "list_objects_v2", **request, **token))
         yield page
         if not page.get("IsTruncated"):
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def unquoted(etag: Any) -> str | None:
+    """An etag without its quotes; None for an empty one."""
+    return str(etag).removeprefix("W/").strip('"') or None if etag else None
+
+
+def s3_bytes(s3: Any, path: str, start: int = 0, end: int | None = None, *, etag: str | None = None) -> bytes:
+    """Bytes start..end of an object: fewer only where the object ends, whatever a server or a gateway says of its answer.
+
+    Raises Replaced where the object's etag is not `etag` (without quotes) any more.
+    """
+    from fsspec.asyn import sync
+
+    bucket, key, _ = s3.split_path(path)
+    return answered(lambda: bytes(sync(s3.loop, _get, s3, bucket, key, start, end, etag)))
+
+
+async def _get(s3: Any, bucket: str, key: str, start: int, end: int | None, etag: str | None) -> bytes:
+    # A range also for the whole: only its answer says how long the object really is.
+    wanted = f"bytes={start}-{'' if end is None else end - 1}"
+    try:
+        answer = await s3._call_s3("get_object", Bucket=bucket, Key=key, Range=wanted)
+    except OSError as error:
+        if _code(error) in ("InvalidRange", "416"):  # begins behind the object's end
+            return b""
+        raise
+    if etag and unquoted(answer["ETag"]) != etag:
+        answer["Body"].close()
+        raise Replaced(f"had etag {etag}, has {unquoted(answer['ETag'])}")
+    try:
+        data = bytes(await answer["Body"].read())
+    except store_errors() as error:
+        raise BrokenAnswer(f"the answer broke off: {error}") from error
+    finally:
+        answer["Body"].close()
+    total = str(answer.get("ContentRange", "")).rpartition("/")[2]
+    if not total.isdigit():  # the whole, from a server that knows no ranges
+        return data[start:end]
+    count = (int(total) if end is None else min(end, int(total))) - start
+    if len(data) != count:
+        raise BrokenAnswer(f"asked for {count} bytes from {start} on, got {len(data)}")
+    return data
 
 
 def _finish(file: Any) -> None:
@@ -182,6 +241,8 @@ def _finish(file: Any) -> None:
         try:
             finish()
         except OSError as error:
+            if _is_there(error):
+                raise FileExistsError("there is another one by now") from error
             if refuses_conditions(error):
                 file.mode = "wb"
             elif not left or not _is_conflict(error):
@@ -195,6 +256,11 @@ def _finish(file: Any) -> None:
 def refuses_conditions(error: OSError) -> bool:
     """Whether the store said that it does not implement conditional writes."""
     return error.errno == errno.ENOSYS or _code(error) == "NotImplemented"
+
+
+def _is_there(error: OSError) -> bool:
+    """Whether a condition was not met; not every store says which, as s3fs expects."""
+    return isinstance(error, FileExistsError) or _code(error) in ("PreconditionFailed", "412")
 
 
 def _is_conflict(error: OSError) -> bool:

@@ -8,16 +8,19 @@ one frame differs from the next, whatever the time between them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
+import av
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from stages import fades, gradual
 from stages.history import History
 from stages.picture import LUMA_BLOCKS, Picture, distance, likeness, shifted_likeness
-from stages.planes import Planes
+from stages.planes import Planes, strips
 
 _AROUND = 4  # frames on each side that say how much the picture changes anyway
 _MIN_CHANGE = 3.0  # smallest change, in codes of 255, that can be a cut
@@ -31,10 +34,10 @@ _RETURN = 0.75  # a frame soon after is nearer than this (part of the change) to
 _SAME_SCENE = 0.93  # likeness across the change above which only the light changed, or the camera was turned
 _APART = 4  # frames: of two cuts closer than this the smaller one is none
 
-_HANDFUL = 4  # frames looked at together
+HANDFUL = 32  # most frames that are looked at together
 _SETTLED = gradual.LATENCY + 1  # frames after which all finders have had their say
-LATENCY = _SETTLED + _HANDFUL - 1
-_KEPT = _SETTLED + _HANDFUL + gradual.BEFORE + fades.LATENCY
+LATENCY = _SETTLED + HANDFUL - 1
+_KEPT = _SETTLED + HANDFUL + gradual.BEFORE + fades.LATENCY
 _CLEAR = 8  # frames around a cut in which no gradual transition is believed
 
 Kind = Literal["cut", "gradual"]
@@ -51,14 +54,13 @@ class Cut:
 class ShotDetector:
     """Feed frames in order by `push`, end by `finish`. What a stream gives depends on nothing before its first frame.
 
-    Frames are looked at by the handful: the arithmetic is cheap, but each call into NumPy costs a microsecond or two.
+    Frames come by the handful: the arithmetic is cheap, but each call into NumPy costs a microsecond or two.
     """
 
     def __init__(self) -> None:
         self._history = History(_KEPT)
         self._dissolves = gradual.DissolveFinder(self._history)
         self._fades = fades.FadeFinder(self._history)
-        self._waiting: list[tuple[Planes, float]] = []  # frames not yet in the history
         self._found: dict[int, Kind] = {}  # boundaries not yet reported, by frame number
         self._reported = -_CLEAR  # number of the last boundary reported
 
@@ -69,33 +71,41 @@ class ShotDetector:
             return float("-inf")
         return self._history.picture(self._history.count - _SETTLED).time_s
 
-    def push(self, planes: Planes, time_s: float) -> list[Cut]:
-        """Boundaries that are certain now that this frame is known, in order, each at most LATENCY frames old."""
-        self._waiting.append((planes, time_s))
-        return self._look() if len(self._waiting) == _HANDFUL else []
+    def push(self, frames: Planes, times_s: Sequence[float]) -> list[Cut]:
+        """Takes up to HANDFUL frames, planes `in_sequence`; boundaries that are certain now that these are known, in
+        order, each at most LATENCY frames old.
+        """
+        first = self._history.count
+        self._history.extend(frames, times_s)
+        return self._look(first)
 
     def finish(self) -> list[Cut]:
         """The boundaries still open when the stream ends. Nothing may be pushed afterwards."""
-        cuts = self._look() if self._waiting else []
         end = self._history.count
-        if end:
-            self._history.repeat(_SETTLED)
-            for number in range(end, self._history.count):
-                cuts += self._step(number, ended=True)
-        return cuts
+        if not end:
+            return []
+        self._history.repeat(_SETTLED)
+        return self._look(end, ended=True)
 
-    def _look(self) -> list[Cut]:
-        self._history.extend(self._waiting)
-        first = self._history.count - len(self._waiting)
-        self._waiting = []
-        return [cut for number in range(first, self._history.count) for cut in self._step(number)]
+    def _look(self, first: int, ended: bool = False) -> list[Cut]:
+        """Asks all finders about the frames from `first` on. `ended`: they only repeat the stream's last frame."""
+        history, end = self._history, self._history.count
+        leaps = _leaping(history, first - _AROUND, end - _AROUND)
+        self._dissolves.look(first, end)
+        fades = not self._fades.is_idle or any(one.is_flat for one in history.pictures(first, end))
+        if not (leaps or fades or self._found) and self._dissolves.is_idle:
+            return []
+        return [cut for newest in range(first, end) for cut in self._step(newest, leaps, fades, ended)]
 
-    def _step(self, newest: int, ended: bool = False) -> list[Cut]:
-        """Asks all finders about frame `newest`. `ended`: it only repeats the stream's last frame."""
-        for number in [*self._fades.step(newest, ended), *self._dissolves.step(newest)]:
+    def _step(self, newest: int, leaps: set[int], fades: bool, ended: bool) -> list[Cut]:
+        """What is certain with frame `newest`."""
+        gradual_ones = self._fades.step(newest, ended) if fades else []
+        if not self._dissolves.is_idle:
+            gradual_ones += self._dissolves.step(newest)
+        for number in gradual_ones:
             self._found.setdefault(number, "gradual")
         candidate = newest - _AROUND
-        if candidate > 0 and is_cut(self._history, candidate):
+        if candidate in leaps and is_cut(self._history, candidate):
             self._add_cut(candidate)
         return self._report(newest - _SETTLED) if self._found else []
 
@@ -120,11 +130,42 @@ class ShotDetector:
         return out
 
 
+def boundaries(frames: Iterable[tuple[float, av.VideoFrame]]) -> list[Cut]:
+    """All boundaries of a stream of (time in seconds, frame)."""
+    detector, cuts = ShotDetector(), list[Cut]()
+    last: np.ndarray | None = None
+    frames = iter(frames)
+    while burst := list(islice(frames, HANDFUL)):
+        for times_s, _, small in strips(burst, last):
+            cuts += detector.push(small, times_s)
+            last = small.luma[-1]
+    return cuts + detector.finish()
+
+
+def _leaping(history: History, start: int, end: int) -> set[int]:
+    """Which of frames start..end-1 differ so much from the one before, and so much more than those around them, that a shot
+    may begin with them.
+    """
+    changes = history.changes(start, end)
+    numbers = np.flatnonzero(changes >= _MIN_CHANGE)
+    if not len(numbers):
+        return set()
+    return {start + n for n in numbers[_leaps(history, start, end)[numbers] >= _MIN_LEAP_UNLIKE].tolist() if start + n > 0}
+
+
+def _leaps(history: History, start: int, end: int) -> np.ndarray:
+    """The change of each of frames start..end-1, times the second largest of those around it (a flash may be near)."""
+    around = sliding_window_view(history.changes(start - _AROUND, end + _AROUND), 2 * _AROUND + 1)
+    others = np.sort(np.delete(around, _AROUND, axis=1), axis=1)[:, -2]
+    leaps: np.ndarray = around[:, _AROUND] / np.maximum(others, 1e-6)
+    return leaps
+
+
 def is_cut(history: History, number: int) -> bool:
-    """Whether a shot begins with frame `number`; wants _AROUND frames after it."""
-    change = history.picture(number).change
-    if change < _MIN_CHANGE or not _stands_out(history, number):
+    """Whether a shot begins with frame `number`, one of `_leaping`; wants _AROUND frames after it."""
+    if not _stands_out(history, number):
         return False
+    change = history.picture(number).change
     before = history.pictures(number - _AROUND, number)
     after = history.pictures(number, number + 1 + _AROUND)
     if min(distance(a, b) for a in before for b in after) < _RETURN * change:
@@ -133,16 +174,15 @@ def is_cut(history: History, number: int) -> bool:
 
 
 def _stands_out(history: History, number: int) -> bool:
-    """Whether the change is a leap among those around it, nearly everywhere in the picture.
+    """Whether the leap is one nearly everywhere in the picture.
 
     In fast motion a smaller leap is enough if the two frames are as unlike as those around them are alike.
     """
     start, end = max(history.first, number - _AROUND - 1), min(history.count, number + _AROUND + 1)
     at = number - start - 1
-    leap = _leap(history.changes(start + 1, end), at)
-    if leap < _MIN_LEAP_UNLIKE or not _is_everywhere(history.coarse(start, end), at):
+    if not _is_everywhere(history.coarse(start, end), at):
         return False
-    return leap >= _MIN_LEAP or _is_unlike(history.pictures(start, end), at)
+    return float(_leaps(history, number, number + 1)[0]) >= _MIN_LEAP or _is_unlike(history.pictures(start, end), at)
 
 
 def _is_everywhere(coarse: np.ndarray, at: int) -> bool:
@@ -156,12 +196,6 @@ def _is_everywhere(coarse: np.ndarray, at: int) -> bool:
     lit = coarse[:, :LUMA_BLOCKS].max(axis=0) > _BLACK
     luma = leaps[:LUMA_BLOCKS][lit] if lit.any() else leaps[:LUMA_BLOCKS]
     return max(float(luma.mean()), float(leaps[LUMA_BLOCKS:].mean())) >= _MIN_EVERYWHERE
-
-
-def _leap(changes: list[float], at: int) -> float:
-    """Change number `at`, times the second largest of the others (a flash may be near)."""
-    around = sorted(changes[:at] + changes[at + 1 :])
-    return changes[at] / max(around[-2], 1e-6) if len(around) > 1 else float("inf")
 
 
 def _is_unlike(pictures: list[Picture], at: int) -> bool:

@@ -5,6 +5,7 @@ A video is handed on as a file object, never as a URL: what FFmpeg may open is d
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO, cast
 from schemas.errors import BadRequest, BadVideo, ErrorCode
 from stages.filesystems import filesystem, is_url, local_path, reason, scheme, store_errors
 from stages.ranges import RangeFile, exact
+from stages.remote import Replaced, s3_bytes, unquoted
+from stages.roots import ANYWHERE, Roots
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -35,15 +38,21 @@ class Found:
         return self.etag or (None if self.mtime_ns is None else str(self.mtime_ns))
 
 
-def describe(uri: str) -> Found:
+def describe(uri: str, roots: Roots = ANYWHERE) -> Found:
     """Size, etag and mtime of a source. Raises BadVideo (vanished, forbidden, storage; unreadable for what is no file)."""
     with _as_bad_video():
+        roots.check(uri)
         if is_url(uri):
             return _describe_remote(uri)
-        return _describe_status(os.stat(local_path(uri)))  # noqa: PTH116 - a name is data, Path would tidy it
+        if not roots.uris:
+            return _describe_status(os.stat(local_path(uri)))  # noqa: PTH116 - a name is data, Path would tidy it
+        with _place(local_path(uri), roots) as place:
+            return _describe_status(os.fstat(place))
 
 
-def open_source(uri: str, size_bytes: int | None, etag: str | None, modified_at: datetime | None) -> BinaryIO:
+def open_source(
+    uri: str, size_bytes: int | None, etag: str | None, modified_at: datetime | None, roots: Roots = ANYWHERE
+) -> BinaryIO:
     """The source as a seekable binary file, once it is sure that it is the one that was listed.
 
     Reading it raises BadVideo too. Give it back to `check_unchanged` (after closing) before believing what was read.
@@ -51,25 +60,29 @@ def open_source(uri: str, size_bytes: int | None, etag: str | None, modified_at:
     Raises BadVideo: vanished, changed, empty, forbidden, storage, or unreadable where it is no file.
     """
     with _as_bad_video():
+        roots.check(uri)
         if is_url(uri):
             found = _describe_remote(uri)
             _compare(found, size_bytes, etag, modified_at)
-            return cast(BinaryIO, RangeFile(_fetcher(uri), found.size_bytes or 0))
-        return _open_local(local_path(uri), size_bytes, etag, modified_at)
+            return cast(BinaryIO, RangeFile(_fetcher(uri, found.etag), found.size_bytes or 0))
+        return _open_local(local_path(uri), size_bytes, etag, modified_at, roots)
 
 
-def check_unchanged(uri: str, size_bytes: int | None, etag: str | None, modified_at: datetime | None) -> None:
+def check_unchanged(
+    uri: str, size_bytes: int | None, etag: str | None, modified_at: datetime | None, roots: Roots = ANYWHERE
+) -> None:
     """Raises BadVideo unless the source still is the one that was listed: called when a source has been read."""
-    _compare(describe(uri), size_bytes, etag, modified_at)
+    _compare(describe(uri, roots), size_bytes, etag, modified_at)
 
 
-def read_head(uri: str, count: int) -> bytes:
+def read_head(uri: str, count: int, roots: Roots = ANYWHERE) -> bytes:
     """The first `count` bytes of a source, fewer where it is shorter. Raises BadVideo."""
     with _as_bad_video():
+        roots.check(uri)
         if is_url(uri):
             store, path = filesystem(uri)
-            return bytes(store.cat_file(path, start=0, end=count))
-        with _open_local(local_path(uri), None, None, None) as file:
+            return s3_bytes(store, path, 0, count) if scheme(uri) == "s3" else bytes(store.cat_file(path, start=0, end=count))
+        with _open_local(local_path(uri), None, None, None, roots) as file:
             return file.read(count)
 
 
@@ -89,9 +102,29 @@ class _LocalFile(io.FileIO):
             return super().readall() or b""
 
 
-def _open_local(path: str, size_bytes: int | None, etag: str | None, modified_at: datetime | None) -> BinaryIO:
-    # Without O_NONBLOCK, opening a pipe waits for a writer for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+@contextmanager
+def _place(path: str, roots: Roots) -> Iterator[int]:
+    """What a path leads to, held but not opened, once it is sure that it lies below a root."""
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        roots.check_open(place, path)
+        yield place
+    finally:
+        os.close(place)
+
+
+def _descriptor(path: str, roots: Roots) -> int:
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # without O_NONBLOCK, opening a pipe waits for a writer for ever
+    if not roots.uris:
+        _describe_status(os.stat(path))  # noqa: PTH116 - a device is not even opened: that alone may do something
+        return os.open(path, flags)
+    with _place(path, roots) as place:
+        _describe_status(os.fstat(place))
+        return os.open(f"/proc/self/fd/{place}", flags)
+
+
+def _open_local(path: str, size_bytes: int | None, etag: str | None, modified_at: datetime | None, roots: Roots) -> BinaryIO:
+    descriptor = _descriptor(path, roots)
     try:
         _compare(_describe_status(os.fstat(descriptor)), size_bytes, etag, modified_at)
         return cast(BinaryIO, _LocalFile(descriptor, "rb"))
@@ -100,10 +133,12 @@ def _open_local(path: str, size_bytes: int | None, etag: str | None, modified_at
         raise
 
 
-def _fetcher(uri: str) -> Callable[[int, int], bytes]:
+def _fetcher(uri: str, etag: str | None) -> Callable[[int, int], bytes]:
     def fetch(start: int, end: int) -> bytes:
         with _as_bad_video():
             store, path = filesystem(uri)
+            if scheme(uri) == "s3":
+                return exact(s3_bytes(store, path, start, end, etag=etag), start, end)
             return exact(bytes(store.cat_file(path, start=start, end=end)), start, end)
 
     return fetch
@@ -130,7 +165,7 @@ def _describe_remote(uri: str) -> Found:
 def found_s3(item: dict[str, Any]) -> Found:
     """From an object of a listing, or from the answer to HEAD."""
     size_bytes = item["Size"] if "Size" in item else item["ContentLength"]
-    return Found(int(size_bytes), _unquoted(item.get("ETag")), _nanoseconds(item.get("LastModified")))
+    return Found(int(size_bytes), unquoted(item.get("ETag")), _nanoseconds(item.get("LastModified")))
 
 
 def found_info(info: dict[str, Any]) -> Found:
@@ -140,11 +175,7 @@ def found_info(info: dict[str, Any]) -> Found:
         (info[name] for name in ("mtime", "LastModified", "last_modified", "modified", "created") if info.get(name)), None
     )
     size_bytes = info.get("size")
-    return Found(None if size_bytes is None else int(size_bytes), _unquoted(etag), _nanoseconds(moment))
-
-
-def _unquoted(etag: Any) -> str | None:
-    return str(etag).removeprefix("W/").strip('"') or None if etag else None
+    return Found(None if size_bytes is None else int(size_bytes), unquoted(etag), _nanoseconds(moment))
 
 
 def _nanoseconds(moment: Any) -> int | None:
@@ -188,9 +219,13 @@ def _as_bad_video() -> Iterator[None]:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadVideo(ErrorCode.VANISHED, "there is no such file") from error
+    except Replaced as error:
+        raise BadVideo(ErrorCode.CHANGED, str(error)) from error
     except PermissionError as error:
         raise BadVideo(ErrorCode.FORBIDDEN, reason(error)) from error
     except BadRequest as error:  # a scheme that is not installed here
         raise BadVideo(ErrorCode.STORAGE, str(error)) from error
     except store_errors() as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise BadVideo(ErrorCode.UNREADABLE, "is a link that leads in a circle") from error
         raise BadVideo(ErrorCode.STORAGE, reason(error)) from error

@@ -11,13 +11,14 @@ import os
 import posixpath
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from schemas.errors import BadRequest
+from schemas.secrets import redacted
 from stages.disk import TEMPORARY_PREFIX, Disk
 from stages.filesystems import (
     StorageUnavailable,
@@ -26,7 +27,6 @@ from stages.filesystems import (
     joined,
     normalised,
     reason,
-    redacted,
     scheme,
     store_errors,
     translated,
@@ -127,8 +127,9 @@ class Store:
         try:
             yield cast(BinaryIO, _Written(file, self.uri(key)))
         except BaseException as error:
-            if not opened.__exit__(type(error), error, error.__traceback__):
-                raise
+            with suppress(*store_errors()):  # throwing away what was begun fails like writing it did: that is what counts
+                opened.__exit__(type(error), error, error.__traceback__)
+            raise
         else:
             with translated(self.uri(key), missing_is_trouble=True):
                 opened.__exit__(None, None, None)
@@ -137,6 +138,19 @@ class Store:
         """A seekable binary file; FileNotFoundError where there is no object."""
         with translated(self.uri(key)):
             return self._backend.open_read(self._path(key))
+
+    @contextmanager
+    def known(self, key: str) -> Iterator[None]:
+        """Around reading an object that must be there: StorageUnavailable where it is not found and, asked again, is there.
+
+        Some gateways and caches forget for a moment. FileNotFoundError where it is gone.
+        """
+        try:
+            yield
+        except FileNotFoundError as error:
+            if not self.exists(key):
+                raise
+            raise StorageUnavailable(f"{redacted(self.uri(key))}: was not found, and then was there") from error
 
     def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
         """Objects below the folder `prefix` ("" is the root), streamed; a folder that is not there holds none.

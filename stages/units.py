@@ -9,33 +9,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
 from schemas.config import ClipsConfig
 from schemas.errors import BadVideo
 from schemas.rows import UNIT_ROW, rows_table
-from stages.media import open_media
-from stages.reader import Reader, Span
-from stages.sources import open_source
+from stages.probe import Extent, Prober
+from stages.roots import ANYWHERE, Roots
 
-Open = Callable[[str, int | None, str | None, datetime | None], BinaryIO]
-# Containers in which a frame has the same time whether one reads on to it or seeks to it. Others (MPEG program streams, Ogg,
-# ASF) carry a time for some packets only, and FFmpeg guesses the rest from where it began: such a file stays whole.
-EXACT_SEEKING = frozenset({"mov", "matroska", "mpegts", "flv"})
+Probe = Callable[[dict[str, Any]], Extent]
 _SOURCE_COLUMNS = ("video_id", "uri", "size_bytes", "etag", "modified_at", "supersedes", "due")
 
 
-def units_of(sources: pa.Table, clips: ClipsConfig, *, open_file: Open = open_source) -> pa.Table:
+def units_of(sources: pa.Table, clips: ClipsConfig, roots: Roots = ANYWHERE, *, probe: Probe | None = None) -> pa.Table:
     """UNIT_ROW for each source (SOURCE_ROW's columns, `supersedes` and `due`), in order.
 
-    Opens only files larger than `limits.unit_min_bytes`. One that cannot be opened stays one unit: decoding it says why.
+    Probes only files larger than `limits.unit_min_bytes`, by default in a process of its own: who plans a run must outlive
+    every file. One that cannot be opened, or that ends its prober, stays one unit: decoding it says why.
     """
     rows: list[dict[str, Any]] = []
-    for source in sources.select(_SOURCE_COLUMNS).to_pylist():
-        rows += [{**source, **unit} for unit in _units(source, clips, open_file)]
+    with Prober(clips.limits, roots=roots) as prober:
+        for source in sources.select(_SOURCE_COLUMNS).to_pylist():
+            rows += [{**source, **unit} for unit in _units(source, clips, probe or prober)]
     return rows_table(rows, UNIT_ROW)
 
 
@@ -51,12 +48,12 @@ def marks_s(duration_s: float | None, clips: ClipsConfig) -> list[float]:
     return [number * unit_s for number in range(1, count)]
 
 
-def _units(source: dict[str, Any], clips: ClipsConfig, open_file: Open) -> list[dict[str, Any]]:
+def _units(source: dict[str, Any], clips: ClipsConfig, probe: Probe) -> list[dict[str, Any]]:
     whole = [{"unit": 0, "units": 1, "unit_start_s": None, "unit_end_s": None, "origin_s": None}]
     if source["size_bytes"] is None or source["size_bytes"] <= clips.limits.unit_min_bytes:
         return whole
     try:
-        duration_s, origin_s = _probe(source, clips, open_file)
+        duration_s, origin_s = probe(source)
     except BadVideo:
         return whole
     marks = marks_s(duration_s, clips)
@@ -67,17 +64,3 @@ def _units(source: dict[str, Any], clips: ClipsConfig, open_file: Open) -> list[
         {"unit": n, "units": len(edges) - 1, "unit_start_s": edges[n], "unit_end_s": edges[n + 1], "origin_s": origin_s}
         for n in range(len(edges) - 1)
     ]
-
-
-def _probe(source: dict[str, Any], clips: ClipsConfig, open_file: Open) -> tuple[float | None, float | None]:
-    """(claimed duration, container time of the first frame) in seconds. Reads as far as the first frame that decodes."""
-    with (
-        open_file(source["uri"], source["size_bytes"], source["etag"], source["modified_at"]) as file,
-        open_media(file, clips.limits) as media,
-    ):
-        formats = media.facts.container.split(",")
-        if EXACT_SEEKING.isdisjoint(formats) or not marks_s(media.facts.duration_s, clips):
-            return None, None
-        reader = Reader(media, clips.limits, Span(), check=lambda: None)
-        next(reader.frames(), None)
-        return media.facts.duration_s, reader.origin_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -49,30 +49,45 @@ Answers = list[tuple[str, T | BadClip]]
 Infer = Callable[[Sequence[ClipFrames]], Answers[T]]
 
 
+class Embedder(Protocol):
+    """An `Infer` of vectors that says how long they are."""
+
+    @property
+    def dim(self) -> int:
+        """Length of every vector."""
+
+    def __call__(self, clips: Sequence[ClipFrames], /) -> Answers[Vector]:
+        """One unit vector per clip, shape (dim,)."""
+
+
 def not_finite(what: str) -> BadClip:
     """The answer where a model gave NaN or infinity."""
     return BadClip(ErrorCode.NOT_FINITE, f"{what} holds NaN or infinity")
 
 
+# What a device without memory says where it does not say so by the exception's type.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+_BROKEN_DEVICE = "CUDA error"  # what torch before 2.8 raises as a RuntimeError
+
+
 @contextmanager
 def model_errors() -> Iterator[None]:
-    """Wraps the calls into a model: what torch and transformers raise there is about these clips and becomes BadClip.
+    """Wraps the calls into a model: what is raised there is about these clips and becomes BadClip.
 
-    A device that is broken (an illegal access, a failed assertion on the GPU) fails whatever comes next too, so that
-    stays loud, and so do TypeError, KeyError and the like, which mean that we called the model wrongly.
+    Whatever its type: torch and transformers raise KeyError or TypeError at odd clips as readily as ValueError. A device that
+    is broken (an illegal access, a failed assertion on the GPU) fails whatever comes next too, so that stays loud.
     """
     import torch
 
-    broken_device = getattr(torch, "AcceleratorError", ())
+    accelerator_error = getattr(torch, "AcceleratorError", ())
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise BadClip(ErrorCode.OUT_OF_MEMORY, f"{type(error).__name__}: {error}") from error
-    except broken_device:
+    except BadClip:
         raise
-    except MemoryError as error:
-        raise BadClip(ErrorCode.OUT_OF_MEMORY, f"MemoryError: {error}") from error
-    except (RuntimeError, ValueError, ArithmeticError, IndexError) as error:
+    except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        code = ErrorCode.OUT_OF_MEMORY if "can't allocate memory" in text else ErrorCode.MODEL_FAILED
-        raise BadClip(code, text) from error
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in _NO_MEMORY):
+            raise BadClip(ErrorCode.OUT_OF_MEMORY, text) from error
+        if isinstance(error, accelerator_error) or _BROKEN_DEVICE in text:
+            raise
+        raise BadClip(ErrorCode.MODEL_FAILED, text) from error

@@ -9,7 +9,7 @@ from schemas.config import CaptionConfig, ClassifyConfig, EmbedConfig
 from schemas.entries import Entry
 from schemas.errors import BadRequest
 from stages.models import weights
-from stages.models.adapter import Infer, Ranked, Said, Vector
+from stages.models.adapter import Embedder, Infer, Ranked, Said, Vector
 from stages.models.embedder import ImageTextEmbedder
 from stages.models.git_captioner import GitCaptioner
 from stages.models.image_text import Towers, check_towers
@@ -58,7 +58,7 @@ def classifier(entry: Entry, device: str, dtype: str) -> Infer[list[Ranked]]:
     return CLASSIFIERS[model.model_type](entry.config, model, device, dtype)
 
 
-def embedder(entry: Entry, device: str, dtype: str) -> Infer[Vector]:
+def embedder(entry: Entry, device: str, dtype: str) -> Embedder:
     """Loads an embedder: clips -> unit vectors."""
     assert isinstance(entry.config, EmbedConfig)
     model = _load(entry)

@@ -23,6 +23,11 @@ class ImageTextEmbedder:
     def __init__(self, _config: EmbedConfig, model: Resolved, device: str, dtype: str) -> None:
         self._towers = Towers(model, device, dtype)
 
+    @property
+    def dim(self) -> int:
+        """Length of every vector."""
+        return self._towers.dim
+
     def __call__(self, clips: Sequence[ClipFrames]) -> Answers[Vector]:
         """One unit vector per clip, shape (dim,)."""
         vectors = self._towers.clips([clip.frames for clip in clips])

@@ -42,6 +42,12 @@ class Towers:
         """What a cosine is multiplied with before softmax."""
         return float(self._net.logit_scale.float().exp())
 
+    @property
+    def dim(self) -> int:
+        """Length of every vector."""
+        config = self._net.config
+        return int(config.projection_dim if self._model.model_type == "clip" else config.text_config.projection_size)
+
     def clips(self, clips: Sequence[Frames]) -> Vector:
         """Clips' frames -> their embeddings, shape (clips, dim): unit vectors of frames, averaged, again of unit length.
 
@@ -62,7 +68,7 @@ class Towers:
         self._tokenizer = self._tokenizer or load_tokenizer(self._model)
         length = int(self._net.config.text_config.max_position_embeddings)
         padding = "max_length" if self._model.model_type == "siglip" else True  # SigLIP was trained on full rows only
-        parts = [np.empty((0, self._dim()), np.float32)]
+        parts = [np.empty((0, self.dim), np.float32)]
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
             rows = self._tokenizer(
                 list(texts[start : start + _TEXTS_AT_A_TIME]),
@@ -74,10 +80,6 @@ class Towers:
             with torch.inference_mode():
                 parts.append(_unit(_pooled(self._net.get_text_features(**inputs))).cpu().numpy())
         return np.concatenate(parts)
-
-    def _dim(self) -> int:
-        config = self._net.config
-        return int(config.projection_dim if self._model.model_type == "clip" else config.text_config.projection_size)
 
 
 def _pooled(output: Any) -> torch.Tensor:

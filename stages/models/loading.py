@@ -42,8 +42,8 @@ def load(auto_class: str, model: Resolved, device: str, dtype: str) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise BadRequest(f"model {model.model}: transformers cannot load it: {error}") from error
+    except Exception as error:  # of any type: files that are no weights, pickles that want to run something
+        raise BadRequest(f"model {model.model}: transformers cannot load it: {type(error).__name__}: {error}") from error
     wrong = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if wrong:
         lacks = f"its weights lack {len(wrong)} tensors that {auto_class} needs, such as {wrong[0]}"

@@ -13,7 +13,8 @@ from typing import Any
 
 from schemas.errors import BadRequest
 from schemas.identity import model_slug
-from stages.filesystems import filesystem, reason, redacted, store_errors
+from schemas.secrets import redacted
+from stages.filesystems import filesystem, reason, store_errors
 from stages.models.weights import SMALL_FILES, combine, wanted
 
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "checksum")

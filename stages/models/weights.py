@@ -72,6 +72,19 @@ def resolve(model: str, cache: Path | None = None) -> Resolved:
     raise BadRequest(f"model {model}: no such folder, and not a hub id (owner/name), a URL or {EMBEDDED}NAME")
 
 
+def places_of(model: str) -> list[str]:
+    """The folder or URL that `model` names, and the files in a folder on disk; none for a hub id or an embedded model.
+
+    BadRequest as for `resolve`.
+    """
+    if model.startswith(EMBEDDED):
+        return []
+    if folder := _local_folder(model):
+        return [str(folder), *(str(path) for path in folder.iterdir())]
+    base, _ = split_revision(model)
+    return [base] if "://" in base else []
+
+
 def fetch(model: str, revision: str, cache: Path | None = None) -> Path:
     """Local folder with the whole of `model` at `revision` (what `resolve` said). Files are fetched once per node.
 

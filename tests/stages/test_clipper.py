@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from itertools import pairwise
 
 import av
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.config import ClipsConfig
-from stages.clipper import BURST, Boundary, Clipper, Draft
+from stages.clipper import Boundary, Clipper, Draft
 from stages.planes import Planes
-from stages.shots import Cut
+from stages.shots import HANDFUL, Cut
 
 FPS = 10
 FRAME = av.VideoFrame.from_ndarray(np.zeros((32, 32), np.uint8), format="gray")
@@ -32,9 +33,9 @@ class Given:
     def settled_s(self) -> float:
         return self._times[-1 - self._late] if len(self._times) > self._late else float("-inf")
 
-    def push(self, planes: Planes, time_s: float) -> list[Cut]:
-        assert planes.luma.shape == (32, 32)
-        self._times.append(time_s)
+    def push(self, frames: Planes, times_s: Sequence[float]) -> list[Cut]:
+        assert frames.luma.shape == (len(times_s), 16, 32)
+        self._times += times_s
         return self._until(self.settled_s)
 
     def finish(self) -> list[Cut]:
@@ -183,7 +184,7 @@ def test_clips_leave_soon_after_they_are_certain() -> None:
     clipper = Clipper(ClipsConfig(split="fixed", max_s=2.0), "start")
     pushed_at_s = [i / FPS for i in range(100) for _ in clipper.push(i / FPS, FRAME)]
     certain_s = [3.1, 5.1, 7.1, 9.1]  # a clip's end, what has to remain after it, and one frame
-    assert all(0 <= pushed - certain < BURST / FPS for pushed, certain in zip(pushed_at_s, certain_s, strict=True))
+    assert all(0 <= pushed - certain < HANDFUL / FPS for pushed, certain in zip(pushed_at_s, certain_s, strict=True))
 
 
 @pytest.mark.parametrize("split", ["shots", "fixed", "none"])
@@ -196,7 +197,7 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(split: str) -> None:
         del frame
         if index % 300 == 299:
             most = max(most, live_frames())
-    assert most < 64 * 3 + 24 + BURST
+    assert most < 64 * 3 + 24 + HANDFUL
 
 
 def live_frames() -> int:

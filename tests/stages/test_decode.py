@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import resource
@@ -11,7 +12,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
@@ -29,7 +31,7 @@ from stages.decode import FLUSH_CLIPS
 from stages.media import Facts
 from stages.reader import Reader, Span
 from stages.sample import choose
-from stages.watchdog import EXIT_DEADLINE, Watchdog
+from stages.watchdog import EXIT_DEADLINE, EXIT_LOCKED, Watchdog
 from tests.media import (
     BLUE,
     RED,
@@ -187,6 +189,38 @@ def test_a_last_frame_that_says_how_long_it_lasts_is_believed() -> None:
     assert times_of([Frame(0.0), Frame(0.1, duration=0.7)])[1] == pytest.approx(0.8)
 
 
+def test_a_last_frame_that_says_it_lasts_for_years_ends_with_the_limit() -> None:
+    assert times_of([Frame(0.0), Frame(0.1, duration=4e7)])[1] == ClipsConfig().limits.max_duration_s
+
+
+def test_streams_that_appear_on_the_way_do_not_matter_at_the_end() -> None:
+    """PyAV asks for the last packets of every stream, also of those that it does not know, and trips over them."""
+
+    def demux(_stream: object) -> Iterator[Any]:
+        for time_s in (0.0, 0.1):
+            yield SimpleNamespace(size=1, is_corrupt=False, decode=lambda at=time_s: [Frame(at)])
+        raise IndexError("list index out of range")
+
+    reader = reader_of([])
+    reader._media.container.demux = demux
+    assert [time_s for time_s, _ in reader.frames()] == [0.0, 0.1]
+    assert reader.trouble() is None
+
+
+def test_a_demuxer_that_gives_nothing_for_ever_meets_the_deadline() -> None:
+    def demux(_stream: object) -> Iterator[Any]:
+        while True:
+            yield SimpleNamespace(size=0)
+
+    def late() -> None:
+        raise BadVideo(ErrorCode.DEADLINE, "late")
+
+    reader = reader_of([])
+    reader._media.container.demux, reader._check = demux, late
+    with pytest.raises(BadVideo, match="late"):
+        list(reader.frames())
+
+
 # Damage
 
 
@@ -197,7 +231,7 @@ def test_one_damaged_packet_costs_a_few_frames_and_not_the_file(tmp_path: Path) 
     clips, end = decoded(path)
     assert end["error_code"] == "damaged"
     assert end["lost_packets"] == 1
-    assert "1 packets lost" in end["error_message"]
+    assert "packets lost: 1" in end["error_message"]
     assert end["frames"] >= 118
     assert clips[-1]["end_s"] == pytest.approx(4.8)
 
@@ -520,6 +554,16 @@ def test_an_idle_watchdog_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatc
         assert not thread.is_alive()
 
 
+def test_a_watching_thread_that_died_is_replaced() -> None:
+    watchdog = Watchdog(5.0, end=lambda _code: None)
+    dead = watchdog._thread = threading.Thread(target=lambda: None)
+    dead.start()
+    dead.join()
+    watchdog.resume()
+    assert watchdog._thread is not dead
+    watchdog.pause()
+
+
 def run_python(code: str, *args: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """A fresh Python that runs `code`; it may end itself or cap its memory."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -573,6 +617,24 @@ def test_promise_5_a_decoder_that_hangs_in_c_ends_too() -> None:
     assert "hangs in C" in done.stderr
 
 
+def test_promise_5_a_decoder_that_hangs_with_the_interpreters_lock_ends_too() -> None:
+    code = """
+        import ctypes
+        from stages.watchdog import Watchdog
+
+        watchdog = Watchdog(0.2, grace_s=0.2)
+        watchdog.start("a quick one")
+        watchdog.resume()
+        watchdog.pause()
+        watchdog.start("no thread of Python's gets a turn while this sleeps")
+        watchdog.resume()
+        ctypes.PyDLL(None).sleep(1000)
+    """
+    done = run_python(code)
+    assert done.returncode == EXIT_LOCKED
+    assert "Timeout" in done.stderr
+
+
 def test_promise_5_a_video_that_wants_too_much_memory_is_one_end_row(tmp_path: Path) -> None:
     large = write_video(tmp_path / "large.mp4", textured(40, 1, size=(1920, 1080)))
     small = write_video(tmp_path / "small.mp4", textured(20, 1))
@@ -587,6 +649,57 @@ def test_promise_5_a_video_that_wants_too_much_memory_is_one_end_row(tmp_path: P
     """
     done = run_python(code, str(large), str(small))
     assert done.stdout.strip() == "['memory', None]", done.stderr
+
+
+def test_promise_4_a_worker_does_not_grow_with_the_clips_it_has_made(tmp_path: Path) -> None:
+    """A megabyte that stays behind of every clip makes of all later videos some that want too much memory."""
+    path = write_video(tmp_path / "a.mp4", textured(12, 1))
+    decode = decoder()
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    rows_of(decode, unit(path))
+    before = resident_bytes()
+    frame_bytes = sum(len(row["frames"] or b"") for _ in range(60) for row in rows_of(decode, unit(path)))
+    assert frame_bytes > 100 << 20
+    assert resident_bytes() - before < 20 << 20
+
+
+def test_a_video_that_broke_off_holds_no_frames_until_somebody_collects_garbage(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", textured(60, 1))
+    alive: weakref.WeakSet[Reader] = weakref.WeakSet()
+
+    def too_late() -> None:
+        for reader in [found for found in gc.get_objects() if type(found) is Reader]:
+            alive.add(reader)
+            if reader.frames_read > 20:
+                raise BadVideo(ErrorCode.DEADLINE, "too late")
+
+    watchdog = Watchdog(60.0)
+    watchdog.check = too_late  # type: ignore[method-assign]
+    gc.collect()
+    gc.disable()
+    try:
+        *_, end = rows_of(decoder(watchdog=watchdog), unit(path))
+        assert end["end"]["error_code"] == "deadline"
+        assert len(alive) == 0
+    finally:
+        gc.enable()
+
+
+def test_what_arrow_sets_aside_is_not_the_decoders_memory(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", textured(40, 1, size=(640, 360)))
+    code = """
+        import sys
+        from tests.stages.units import decoder, rows_of, unit
+
+        rows = rows_of(decoder(worker_memory_bytes=900 << 20), unit(sys.argv[1]))
+        import resource
+        print(rows[-1]["end"]["error_code"], resource.getrlimit(resource.RLIMIT_DATA)[0] > 1900 << 20)
+    """
+    done = run_python(code, str(path))
+    assert done.stdout.strip() == "None True", done.stderr
 
 
 def test_the_cap_on_memory_is_set_once_a_process_and_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from stages.discover import Discovery
 from stages.filesystems import joined
 from stages.globs import matches, may_lead, split_glob
 from stages.listing import Source, list_s3
+from stages.roots import Roots
 from stages.sniff import looks_like_video
 from stages.sources import Found
 from stages.storage import StorageUnavailable, Store
@@ -237,18 +238,24 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert [row["uri"] for row in rows(str(archive))] == [f"{archive}/to-file.mp4", f"{archive}/to-folder/a.mp4"]
 
 
+def test_promise_4_a_link_to_itself_costs_no_neighbour(tmp_path: Path) -> None:
+    fill(Store(str(tmp_path)), "a.mp4", "b.mp4")
+    (tmp_path / "circle.mp4").symlink_to("circle.mp4")
+    assert [row["uri"] for row in rows(str(tmp_path))] == [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mp4"]
+
+
 def test_a_folder_that_may_not_be_listed_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(Store(str(tmp_path)), "closed/a.mp4", "open/b.mp4", "sick/c.mp4")
-    scan = os.scandir
+    scan = listing._scan
 
-    def guarded(path: str) -> Any:  # root may list everything, so that a mode of 000 shows nothing
+    def guarded(path: str, roots: Roots) -> Any:  # root may list everything, so that a mode of 000 shows nothing
         if path.endswith("/closed"):
             raise PermissionError(13, "Permission denied")
         if path.endswith("/sick"):
             raise OSError(5, "Input/output error")
-        return scan(path)
+        return scan(path, roots)
 
-    monkeypatch.setattr(os, "scandir", guarded)
+    monkeypatch.setattr(listing, "_scan", guarded)
     found = {row["uri"].removeprefix(f"{tmp_path}/"): row["error_code"] for row in rows(str(tmp_path))}
     assert found == {"closed": "forbidden", "open/b.mp4": None, "sick": "storage"}
 
@@ -461,8 +468,8 @@ def test_a_file_that_is_deleted_while_its_folder_is_listed_is_not_there(
     fill(Store(str(tmp_path)), "a.mp4", "b.mp4", "c/d.mp4")
     scanned = listing._scan
 
-    def and_then_some_go(path: str) -> Any:
-        names, folders = scanned(path)
+    def and_then_some_go(path: str, roots: Roots) -> Any:
+        names, folders = scanned(path, roots)
         (tmp_path / "b.mp4").unlink(missing_ok=True)
         shutil.rmtree(tmp_path / "c", ignore_errors=True)
         return names, folders

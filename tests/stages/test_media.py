@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -203,6 +204,23 @@ def test_what_reading_the_file_raises_is_raised(tmp_path: Path) -> None:
             return super().read(min(size or -1, 4096))
 
     with pytest.raises(BadVideo, match="the store went away"), open_media(cast(BinaryIO, Failing(data)), LIMITS):
+        pass
+
+
+def test_headers_that_point_to_where_no_file_ends_are_for_ffmpeg_to_deal_with(tmp_path: Path) -> None:
+    """A disk refuses to seek there, and what a callback raises PyAV would raise again, of a call that went well."""
+    path = write_video(tmp_path / "a.wmv", textured(5), codec="wmv2")
+    data = bytearray(path.read_bytes())
+    data[46:54] = (1 << 62).to_bytes(8, "little")  # size of the first object in the header
+    path.write_bytes(data)
+
+    class Disk(io.FileIO):
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            if offset >= 1 << 44:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return super().seek(offset, whence)
+
+    with Disk(path) as file, contextlib.suppress(BadVideo), open_media(file, LIMITS):
         pass
 
 

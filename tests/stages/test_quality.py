@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from stages.planes import planes
-from stages.quality import MotionMeter, _luma_place, look_at, mean_motion
+from stages.planes import strips
+from stages.quality import _luma_place, look_at, mean_motion, motions
 from tests.media import BLACK, GRAY, WHITE, Frames, solid, texture, textured, write_video
 from tests.stages.units import Row, decoded
 
@@ -85,13 +85,20 @@ def test_every_pixel_format_gives_the_same_numbers(pix_fmt: str) -> None:
 
 
 def test_motion_is_the_mean_change_and_nothing_where_sizes_differ() -> None:
-    meter = MotionMeter()
     frames = [av.VideoFrame.from_ndarray(np.full(shape, v, np.uint8), format="gray") for shape, v in
               [((32, 32), 0), ((32, 32), 255), ((32, 32), 255), ((64, 64), 255), ((64, 64), 0)]]  # fmt: skip
-    changes = [meter.push(planes(frame)) for frame in frames]
+    changes = [change for *_, small in strips(enumerate(frames), None) for change in motions(small)]
     assert [None if c is None else round(c / (1 << 24), 3) for c in changes] == [None, 1.0, 0.0, None, 1.0]
     assert mean_motion(0, 0) is None
     assert mean_motion(3 << 24, 4) == 0.75
+
+
+def test_motion_goes_on_from_burst_to_burst() -> None:
+    frames = [(float(i), av.VideoFrame.from_ndarray(np.full((32, 32), 10 * i, np.uint8), format="gray")) for i in range(6)]
+    ((_, _, first),) = strips(frames[:4], None)
+    ((_, _, second),) = strips(frames[4:], first.luma[-1])
+    ((_, _, whole),) = strips(frames, None)
+    assert motions(first) + motions(second) == motions(whole)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 200), (200, 3), (16, 1)])

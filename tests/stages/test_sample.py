@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -159,6 +160,19 @@ def test_frames_stand_upright(tmp_path: Path, clockwise: int) -> None:
     assert np.abs(rgb[10, 20].astype(int) - RED).max() < 20
     assert np.abs(rgb[80, 140].astype(int) - BLUE).max() < 20
     assert np.abs(rgb[80, 20].astype(int) - GRAY).max() < 20
+
+
+def test_a_turn_that_is_no_turn_is_none() -> None:
+    frame = SimpleNamespace(rotation=-(1 << 31))  # what FFmpeg's "not a number" becomes
+    assert rotation_of(frame) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("declared", [3, 8, 10, 14, 255])
+def test_a_matrix_that_the_scaler_does_not_know_costs_no_frame(declared: int) -> None:
+    frame = av.VideoFrame.from_ndarray(solid(RED, 1)[0], format="rgb24").reformat(format="yuv420p")
+    frame.colorspace = declared
+    kept = RgbConverter(32).convert([frame], 0)
+    assert np.abs(kept.mean((0, 1, 2)) - RED).max() < 30
 
 
 def test_frames_of_one_clip_have_one_size_even_where_the_stream_changes_its_size() -> None:

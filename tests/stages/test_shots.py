@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 
 import av
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from benchmarks.shots.montage import Montage, Recipe, build, real_shots, synthetic_shots
 from benchmarks.shots.scenes import picture, scene
 from benchmarks.shots.score import Score, score
-from stages.planes import Planes, planes
-from stages.shots import LATENCY, Cut, ShotDetector
+from stages import shots
+from stages.planes import Planes, in_sequence
+from stages.shots import HANDFUL, LATENCY, Cut, ShotDetector
 
 FPS = 25
 SIZE = (90, 160)
@@ -26,8 +28,8 @@ def small(rgb: np.ndarray) -> Planes:
     """Planes of an RGB frame, as those of a full-range 4:2:0 video."""
     red, green, blue = np.moveaxis(rgb.astype(np.float32), -1, 0)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    u, v = (np.clip(c + 128, 0, 255).astype(np.uint8)[::2, ::2].copy() for c in ((blue - luma) / 1.772, (red - luma) / 1.402))
-    return Planes(luma.astype(np.uint8), u, v, 0, 255)
+    u, v = (np.clip(c + 128, 0, 255).astype(np.uint8)[::4, ::4].copy() for c in ((blue - luma) / 1.772, (red - luma) / 1.402))
+    return Planes(luma.astype(np.uint8)[::2], u, v, 0, 255)
 
 
 def shot(seed: int, frames: int = 60, camera: str = "still") -> np.ndarray:
@@ -49,8 +51,20 @@ def detect(frames: Sequence[np.ndarray] | np.ndarray) -> list[tuple[int, str]]:
 
 def found(frames: Sequence[Planes]) -> list[tuple[int, str]]:
     detector = ShotDetector()
-    cuts = [cut for number, frame in enumerate(frames) for cut in detector.push(frame, number / FPS)]
+    cuts = [cut for small, times_s in bursts(frames) for cut in detector.push(small, [time_s / FPS for time_s in times_s])]
     return [(round(cut.time_s * FPS), cut.kind) for cut in cuts + detector.finish()]
+
+
+def bursts(frames: Sequence[Planes], length: int = HANDFUL) -> Iterator[tuple[Planes, range]]:
+    """`length` frames at a time, in sequence, with their numbers."""
+    last: np.ndarray | None = None
+    numbered = enumerate(frames)
+    while burst := list(islice(numbered, length)):
+        for _, run in groupby(burst, lambda item: item[1].luma.shape):
+            numbers, some = zip(*run, strict=True)
+            luma, u, v = (np.stack([getattr(one, name) for one in some]) for name in ("luma", "u", "v"))
+            yield in_sequence(Planes(luma, u, v, some[0].black, some[0].white), last), range(numbers[0], numbers[-1] + 1)
+            last = luma[-1]
 
 
 def mixed(a: np.ndarray, b: np.ndarray, length: int) -> np.ndarray:
@@ -61,12 +75,9 @@ def mixed(a: np.ndarray, b: np.ndarray, length: int) -> np.ndarray:
 
 
 def boundaries(montage: Montage) -> list[int]:
-    detector = ShotDetector()
-    cuts: list[Cut] = []
     with av.open(io.BytesIO(montage.video)) as container:
-        for frame in container.decode(video=0):
-            cuts += detector.push(planes(frame), float(frame.time or 0))
-    return [round(cut.time_s * montage.fps) for cut in cuts + detector.finish()]
+        cuts = shots.boundaries((float(frame.time or 0), frame) for frame in container.decode(video=0))
+    return [round(cut.time_s * montage.fps) for cut in cuts]
 
 
 def scored(montage: Montage, tolerance: int = 1) -> Score:
@@ -132,7 +143,7 @@ def test_times_are_those_that_were_given_however_uneven() -> None:
     frames = [small(frame) for frame in np.concatenate([still(1, 30), still(2, 30)])]
     times_s = np.cumsum(np.random.default_rng(0).uniform(0.001, 0.2, len(frames))) - 7.0
     detector = ShotDetector()
-    cuts = [cut for frame, time_s in zip(frames, times_s, strict=True) for cut in detector.push(frame, float(time_s))]
+    cuts = [cut for some, at in bursts(frames) for cut in detector.push(some, times_s[at.start : at.stop].tolist())]
     assert cuts + detector.finish() == [Cut(float(times_s[30]), "cut")]
 
 
@@ -188,7 +199,7 @@ def test_a_cut_between_two_gray_grounds_alike_in_brightness_is_found(ground: int
 
 
 def test_a_cut_that_only_changes_colour_is_found() -> None:
-    frames = [Planes(np.full(SIZE, 120, np.uint8), np.full((45, 80), u, np.uint8), np.full((45, 80), 90, np.uint8), 0, 255)
+    frames = [Planes(np.full((45, 160), 120, np.uint8), np.full((22, 40), u, np.uint8), np.full((22, 40), 90, np.uint8), 0, 255)
               for u in [90] * 30 + [150] * 30]  # fmt: skip
     assert found(frames) == [(30, "cut")]
 
@@ -263,16 +274,16 @@ def test_every_cut_comes_in_time_in_order_and_never_before_what_is_settled() -> 
     assert_settles([small(frame) for frame in frames], expected=4)
 
 
-def assert_settles(frames: Sequence[Planes], expected: int | None = None) -> None:
+def assert_settles(frames: Sequence[Planes], expected: int | None = None, length: int = HANDFUL) -> None:
     detector = ShotDetector()
     settled_s = float("-inf")
     reported: list[float] = []
-    for number, frame in enumerate(frames):
-        cuts = detector.push(frame, float(number))
-        assert all(settled_s <= cut.time_s and number - cut.time_s <= LATENCY for cut in cuts)
+    for some, at in bursts(frames, length):
+        cuts = detector.push(some, [float(number) for number in at])
+        assert all(settled_s <= cut.time_s and at[-1] - cut.time_s <= LATENCY for cut in cuts)
         assert detector.settled_s >= settled_s
         settled_s = detector.settled_s
-        assert number < LATENCY or number - settled_s <= LATENCY
+        assert at[-1] < LATENCY or at[-1] - settled_s <= LATENCY
         reported += [cut.time_s for cut in cuts]
     late = [cut.time_s for cut in detector.finish()]
     assert all(settled_s <= time_s < len(frames) for time_s in late)
@@ -281,9 +292,13 @@ def assert_settles(frames: Sequence[Planes], expected: int | None = None) -> Non
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 15)), max_size=9), st.sampled_from([(1, 1), (2, 3), (9, 16)]))
-def test_whatever_is_pushed_settles(parts: list[tuple[int, int]], size: tuple[int, int]) -> None:
-    assert_settles(list(_noise(parts, size)))
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 15)), max_size=9),
+    st.sampled_from([(1, 1), (2, 3), (9, 16)]),
+    st.integers(1, HANDFUL),
+)
+def test_whatever_is_pushed_settles(parts: list[tuple[int, int]], size: tuple[int, int], length: int) -> None:
+    assert_settles(list(_noise(parts, size)), length=length)
 
 
 def _noise(parts: list[tuple[int, int]], size: tuple[int, int]) -> Iterator[Planes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -104,6 +105,14 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     assert code_of(lambda: open_source(str(tmp_path / "pipe.mp4"), None, None, None)) is ErrorCode.UNREADABLE
     assert code_of(lambda: open_source("/dev/zero", None, None, None)) is ErrorCode.UNREADABLE
+
+
+def test_a_socket_and_a_link_to_itself_are_no_videos_and_no_trouble_of_the_storage(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"/proc/self/fd/{os.open(tmp_path, os.O_PATH)}/socket.mp4")  # such an address holds 107 bytes
+    (tmp_path / "circle.mp4").symlink_to("circle.mp4")
+    for name in ("socket.mp4", "circle.mp4"):
+        assert code_of(lambda name=name: open_source(str(tmp_path / name), None, None, None)) is ErrorCode.UNREADABLE  # type: ignore[misc]
 
 
 def test_refused_opens_leave_no_file_open(tmp_path: Path) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import multiprocessing
 import pickle
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import pytest
+from botocore.parsers import ResponseParserError
 
 from schemas.errors import BadRequest
 from stages import filesystems
 from stages.disk import TEMPORARY_PREFIX, Disk
+from stages.patience import BrokenAnswer, Patience
 from stages.remote import S3
 from stages.storage import ObjectInfo, StorageUnavailable, Store
 from tests.s3 import S3Server, environment
@@ -455,3 +461,142 @@ def test_a_forked_process_gets_a_connection_of_its_own(s3: S3Server) -> None:
         child.join(timeout=30)
         child.kill()
     assert store.read("a") == b"x"
+
+
+class _Http:
+    def __init__(self, status_code: int) -> None:
+        self.status_code = status_code
+
+
+class _Outage:
+    """A patience, its clock, and calls that fail."""
+
+    def __init__(self, most_tries: int | None = None) -> None:
+        self.now_s = 0.0
+        self.patience = Patience(most_tries, clock=lambda: self.now_s, jitter=lambda: 1.0)
+
+    def tell(self, attempts: int, call: dict[str, Any], status: int = 200, operation: str = "PutObject", **parsed: Any) -> Any:
+        request, name = {"context": call}, SimpleNamespace(name=operation)
+        return self.patience.on_answer(
+            attempts=attempts, request_dict=request, operation=name, response=(_Http(status), {"ETag": "e"} | parsed)
+        )
+
+    def fail(self, status: int = 500, code: str = "InternalError") -> float:
+        """A call that meets nothing but this; how long until it was given up."""
+        began_s, call, attempts = self.now_s, {}, 0  # type: ignore[var-annotated]
+        while (wait_s := self.tell(attempts := attempts + 1, call, status, Error={"Code": code})) is not None:
+            self.now_s += wait_s
+        return self.now_s - began_s
+
+
+def test_patience_is_spent_once_in_an_outage_and_returns_with_the_first_answer() -> None:
+    outage = _Outage()
+    assert 60 <= outage.fail() <= 80
+    assert outage.patience.is_over
+    assert outage.fail() == outage.fail() == 0
+    assert outage.tell(1, {}, 404, Error={"Code": "NoSuchKey"}) is None  # an answer
+    assert not outage.patience.is_over
+    assert 60 <= outage.fail() <= 80
+
+
+def test_a_store_that_says_slow_down_is_waited_for_longer() -> None:
+    assert 180 <= _Outage().fail(503, "SlowDown") <= 200
+
+
+def test_a_key_that_always_fails_is_given_up_though_others_succeed() -> None:
+    outage, call, attempts = _Outage(), {}, 0  # type: ignore[var-annotated]
+    while (wait_s := outage.tell(attempts := attempts + 1, call, 500)) is not None:
+        outage.now_s += wait_s
+        outage.tell(1, {})
+    assert 60 <= outage.now_s <= 80
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_refused_credentials_are_never_asked_about_again(code: str) -> None:
+    assert _Outage().tell(1, {}, 403, Error={"Code": code}) is None
+
+
+def test_a_connection_that_breaks_is_tried_again_as_often_as_configured() -> None:
+    outage, request = _Outage(most_tries=3), {}  # type: ignore[var-annotated]
+    waits = [
+        outage.patience.on_answer(attempts=n, request_dict=request, operation=None, caught_exception=OSError())
+        for n in (1, 2, 3)
+    ]
+    assert waits == [1.0, 2.0, None]
+
+
+def test_a_good_answer_without_what_s3_always_says_is_none() -> None:
+    outage = _Outage(most_tries=2)
+    assert outage.tell(1, {}, operation="CompleteMultipartUpload", ETag=None) == 1.0
+    with pytest.raises(BrokenAnswer, match="not S3"):
+        outage.tell(2, {}, operation="CompleteMultipartUpload", ETag=None)
+    assert _Outage().tell(1, {}, operation="DeleteObject", ETag=None) is None
+
+
+def test_an_answer_that_broke_off_is_asked_for_again_and_one_that_makes_no_sense_is_the_storages_trouble() -> None:
+    answers: list[Exception | None] = [BrokenAnswer("half"), ResponseParserError("no XML"), None]
+
+    def ask() -> str:
+        if answer := answers.pop(0):
+            raise answer
+        return "whole"
+
+    assert filesystems.answered(ask) == "whole"
+    answers = [BrokenAnswer("half")] * 3
+    with pytest.raises(StorageUnavailable, match="half"), filesystems.translated("s3://bucket"):
+        filesystems.answered(ask)
+    with pytest.raises(StorageUnavailable, match="no XML"), filesystems.translated("s3://bucket"):
+        raise ResponseParserError("no XML")
+
+
+def test_a_condition_that_was_not_met_is_known_by_its_code_alone() -> None:
+    with pytest.raises(FileExistsError):
+        _Scripted(_FakeS3(refusal("PreconditionFailed"))).create("bucket/k", b"x")
+    with pytest.raises(FileExistsError), _Scripted(_FakeS3(refusal("412"))).open_write("bucket/k", exclusive=True):
+        pass
+
+
+def test_what_must_be_there_is_looked_at_twice(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("a", b"x")
+    with pytest.raises(StorageUnavailable, match="was not found, and then was there"), store.known("a"):
+        raise FileNotFoundError("for a moment")
+    with pytest.raises(FileNotFoundError), store.known("b"):
+        store.read("b")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EROFS, "the disk is read-only"),
+        (errno.EIO, "the disk is failing"),
+    ],
+)
+def test_trouble_with_a_disk_is_named(code: int, says: str) -> None:
+    assert says in filesystems.reason(OSError(code, "as the system says it"))
+
+
+class _FullOnTheWayOut(Disk):
+    """What is written stays in memory until the file is closed, which fails; so does throwing it away."""
+
+    @contextmanager
+    def open_write(self, path: str, exclusive: bool = False) -> Iterator[BinaryIO]:
+        del path, exclusive
+        try:
+            yield io.BytesIO()
+        finally:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_exception_is_not_hidden_by_the_trouble_of_throwing_away_what_was_written(tmp_path: Path) -> None:
+    class OnIt(Store):
+        @cached_property
+        def _backend(self) -> Any:
+            return _FullOnTheWayOut()
+
+    with pytest.raises(ZeroDivisionError), OnIt(str(tmp_path)).open_write("a"):
+        raise ZeroDivisionError
+    with pytest.raises(StorageUnavailable, match="the disk is full"), OnIt(str(tmp_path)).open_write("a"):
+        pass

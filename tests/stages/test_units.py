@@ -89,7 +89,7 @@ def test_a_source_that_went_away_is_one_unit() -> None:
         [{"video_id": "0" * 32, "uri": "/gone.mp4", "size_bytes": 1 << 30, "due": []}],
         schema=sources().schema,
     )
-    assert units_of(table, CLIPS, open_file=gone).num_rows == 1
+    assert units_of(table, CLIPS, probe=gone).num_rows == 1
 
 
 @pytest.mark.parametrize(
