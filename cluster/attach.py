@@ -18,6 +18,8 @@ _QUIET_ENV = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of Ray Data's own statistics; ours are looked at
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what Ray prints of workers that die; read when Ray is imported
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -37,6 +39,8 @@ def attached(address: str | None = None, *, object_store_bytes: int | None = Non
 
     Only a Ray that was started here is shut down at the end. Raises BadRequest where nothing answers at `address`.
     """
+    for name, value in _QUIET_ENV.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if address is not None and address.startswith("ray://"):
@@ -58,12 +62,11 @@ def _connect(address: str | None, object_store_bytes: int | None, empty: Path) -
     """
     import ray
 
-    for name, value in _QUIET_ENV.items():
-        os.environ.setdefault(name, value)
     local = {} if address else {"include_dashboard": False, "object_store_memory": object_store_bytes}
     try:
         with contextlib.chdir(empty), _without_native_chatter():
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
+            # "local": without it Ray would join any cluster that somebody runs on this machine.
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
         where = f"--address {address}" if address else "Ray on this machine"
         raise BadRequest(f"{where}: {error}") from error

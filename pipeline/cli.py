@@ -12,10 +12,11 @@ import typer
 
 from pipeline import summary
 from schemas.errors import BadRequest, ClipmillError
+from schemas.secrets import hidden
 
 if TYPE_CHECKING:
     from pipeline.run import Request
-    from schemas.config import JobConfig
+    from schemas.config import InputConfig, JobConfig
     from schemas.entries import Entry
     from stages.storage import Store
 
@@ -47,6 +48,10 @@ class Dialect(StrEnum):
 
 InputOption = Annotated[
     str | None, typer.Option("--input", metavar="URI", help="Folder, glob, file or manifest; local, s3://...")
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="ROOT", help="Videos and models must lie below it, whatever a manifest says; repeatable"),
 ]
 OutputOption = Annotated[str | None, typer.Option("--output", metavar="URI", help="Folder for the tables; local, s3://...")]
 PresetOption = Annotated[
@@ -94,12 +99,12 @@ def _code_of(error: ClipmillError) -> int:
 
 
 def _failed(message: str, code: int) -> int:
-    print(f"clipmill: {message}", file=sys.stderr)
+    print(f"clipmill: {hidden(message)}", file=sys.stderr)
     return code
 
 
 def _note(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(hidden(message), file=sys.stderr)
 
 
 @app.callback(invoke_without_command=True)
@@ -148,6 +153,7 @@ def run(
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
+    allow: AllowOption = None,
     limit: LimitOption = None,
     max_hours: HoursOption = None,
     max_failed: MaxFailedOption = "5%",
@@ -156,7 +162,7 @@ def run(
 ) -> int:
     """Annotate what is due and publish it."""
     share = _share(max_failed)
-    job = _job(input, output, preset, config, sets)
+    job = _job(input, output, preset, config, sets, allow)
     from pipeline.preflight import preflight
     from pipeline.run import Request
 
@@ -174,6 +180,7 @@ def plan(
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
+    allow: AllowOption = None,
     limit: LimitOption = None,
     max_hours: HoursOption = None,
     retry_failed: RetryOption = False,
@@ -181,7 +188,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> int:
     """Say what a run would do; start nothing."""
-    job = _job(input, output, preset, config, sets)
+    job = _job(input, output, preset, config, sets, allow)
     from pipeline import forecast
     from pipeline.preflight import preflight
     from pipeline.run import Request
@@ -195,13 +202,13 @@ def plan(
 def status(
     output: OutputArgument,
     input: Annotated[str | None, typer.Option(metavar="URI", help="Also say which sources have gone or come")] = None,
+    allow: AllowOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Counts by status, errors, hours, models, last runs."""
     from pipeline import status as report
-    from schemas.config import InputConfig
 
-    found = report.read(_existing(output), None if input is None else InputConfig(uri=input))
+    found = report.read(_existing(output), None if input is None else _input(input, allow))
     _print(found.to_json() if as_json else report.lines(found))
     return summary.DONE
 
@@ -243,7 +250,7 @@ def query(
     if sql is None:
         raise BadRequest('SQL is missing, such as "SELECT * FROM annotations LIMIT 10"')
     shown: asking.Format = how.value if how else "table" if sys.stdout.isatty() else "csv"
-    with asking.opened(store) as connection:
+    with asking.bounded(), asking.opened(store) as connection:
         asking.show(asking.select(connection, sql), shown, sys.stdout, limit)
         sys.stdout.flush()
     return summary.DONE
@@ -272,13 +279,31 @@ def unlock(output: OutputArgument, yes: Annotated[bool, typer.Option("--yes", he
 # --- what commands share ---
 
 
-def _job(input: str | None, output: str | None, preset: str | None, config: Path | None, sets: list[str] | None) -> JobConfig:
+def _job(
+    input: str | None,
+    output: str | None,
+    preset: str | None,
+    config: Path | None,
+    sets: list[str] | None,
+    allow: list[str] | None,
+) -> JobConfig:
     from pipeline import settings
 
-    job = settings.load(preset=preset, config_path=config, sets=sets or (), input_uri=input, output=output)
+    job = settings.load(preset=preset, config_path=config, sets=sets or (), input_uri=input, output=output, allow=allow or ())
     if any(entry.model.startswith("embedded:") for entry in (*job.classify, *job.embed, *job.caption)):
         _note(f"note: {settings.EMBEDDED_NOTE}")
     return job
+
+
+def _input(uri: str, allow: list[str] | None) -> InputConfig:
+    from pydantic import ValidationError
+
+    from schemas.config import InputConfig
+
+    try:
+        return InputConfig(uri=uri, allow=tuple(allow or ()))
+    except ValidationError as error:
+        raise BadRequest(f"--input: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 def _run(job: JobConfig, entries: tuple[Entry, ...], request: Request | None) -> summary.RunResult:

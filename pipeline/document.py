@@ -30,7 +30,8 @@ clipmill query OUTPUT "SELECT * FROM videos WHERE status <> 'ok'" --format csv >
 clipmill query OUTPUT --views athena        # the SQL that makes the tables and `annotations` in another engine
 ```
 
-`query` takes one SELECT, reads nothing but the output and writes nothing. `annotations` has one row per clip of the newest
+`query` takes one SELECT, reads nothing but the tables and writes nothing, not even temporary files: what does not fit into 60%
+of the machine's memory fails. `annotations` has one row per clip of the newest
 version of each video, as the latest configuration makes clips, with a column or two for each model: `<name>` and `<name>_score`
 (the most probable label) of a classifier, `<name>` of a captioner or an embedder. The names are those of the configuration, by
 default `label`, `embedding` and `caption`. The view names fingerprints, so make it anew when the configuration has changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import queue
@@ -9,16 +10,19 @@ import threading
 import traceback
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.plan import Step
+from pipeline.worknotes import Notebook
+from schemas.secrets import hidden
 from stages.storage import Store
 
 # A generator's rows leave its task when they pass this size: small enough that models start soon, large enough for a batch.
 DECODED_BLOCK_BYTES = 24 << 20
+END_S = 30.0  # that the end of a dataset's tasks may take before the run goes on to its own end without it
 
 
 def faults_folder(run_id: str) -> str:
@@ -27,21 +31,25 @@ def faults_folder(run_id: str) -> str:
 
 
 class Worker:
-    """Calls a stage in a Ray worker and writes down an error that nobody expected before Ray sees it."""
+    """Calls a step's stage in a Ray worker; notes what it is at, and writes down an error that nobody expected."""
 
-    def __init__(self, stage: Callable[..., Any], args: tuple[Any, ...], root: str, run_id: str) -> None:
+    def __init__(self, step: Step, root: str, run_id: str, turn: int) -> None:
+        import ray
+
         self._root, self._run_id = root, run_id
+        self._notebook = Notebook(run_id, turn, ray.get_runtime_context().get_node_id(), step.name)
         with self._written_down("while the stage was built"):
-            self._stage = stage(*args)
+            self._stage = step.stage(*step.args)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """What the stage makes of a table, whether it returns one table or yields several."""
-        with self._written_down(f"at videos {', '.join(sorted(set(table['video_id'].to_pylist())))}"):
+        videos = ", ".join(sorted(set(table["video_id"].to_pylist())))
+        with self._written_down(f"at videos {videos}"), self._notebook.at(table) as note:
             out = self._stage(table)
-            if isinstance(out, pa.Table):
-                yield out
-            else:
-                yield from out
+            for one in [out] if isinstance(out, pa.Table) else out:
+                note.handing_over(one)
+                yield one
+                note.going_on()
 
     def _written_down(self, where: str) -> _WrittenDown:
         return _WrittenDown(self._root, self._run_id, where)
@@ -57,49 +65,70 @@ class _WrittenDown:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or not isinstance(error, Exception):
             return
-        text = f"{self._where}\n{''.join(traceback.format_exception(error))}"
+        text = hidden(f"{self._where}\n{''.join(traceback.format_exception(error))}")
         Store(self._root).write(f"{faults_folder(self._run_id)}/{uuid.uuid4().hex}.txt", text.encode())
 
 
-def _work(table: pa.Table, stage: Callable[..., Any], args: tuple[Any, ...], root: str, run_id: str) -> Iterator[pa.Table]:
-    """A step that runs as tasks. A process keeps what it has built: the same worker serves many tasks of a run."""
-    key = pickle.dumps((stage, args, root, run_id))
-    worker = _kept.pop(key, None) or Worker(stage, args, root, run_id)
+def _work(table: pa.Table, step: Step, root: str, run_id: str, turn: int) -> Iterator[pa.Table]:
+    """A step that runs as tasks. A process keeps what it has built: the same worker serves many tasks of a round."""
+    key = pickle.dumps((step, root, run_id, turn))
+    worker = _kept.pop(key, None) or Worker(step, root, run_id, turn)
     yield from worker(table)
-    _kept.clear()  # one is enough: a worker that fails, or that another run needs no more, is not kept
+    _kept.clear()  # one is enough: a worker that fails, or that another round needs no more, is not kept
     _kept[key] = worker
 
 
 _kept: dict[bytes, Worker] = {}
 
 
-def dataset(blocks: Iterable[pa.Table], steps: Sequence[Step], root: str, run_id: str, *, retries: int) -> Any:
-    """A lazy Ray dataset of `steps` over `blocks`, one input block per table; `retries` of a task whose worker died."""
+def dataset(
+    blocks: Iterable[pa.Table], steps: Sequence[Step], root: str, run_id: str, turn: int, *, one_by_one: bool = False
+) -> Any:
+    """A lazy Ray dataset of `steps` over `blocks`, one input block per table: round number `turn` of a run.
+
+    Ray repeats nothing: what is lost with a worker or a node shows in missing receipts, and Rounds knows better than Ray
+    whether it is safe to try that again. An actor that dies is replaced, and only what it held is lost. `one_by_one`: the
+    first step takes one block at a time.
+    """
     import ray
-    from ray.data import ActorPoolStrategy
-    from ray.util.annotations import RayDeprecationWarning
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    from pipeline.blocks import Blocks
 
     _configure_ray_data()
-    data = ray.data.from_arrow(list(blocks))
+    with _deprecations_unheard():
+        # It asks for what the first step does, so that Ray makes one operator of the two.
+        data = ray.data.read_datasource(Blocks(blocks), num_cpus=steps[0].cpus, ray_remote_args={"max_retries": 0})
     for step in steps:
         common = {"batch_format": "pyarrow", "batch_size": step.batch_rows, "num_cpus": step.cpus, "zero_copy_batch": True}
         if step.gpus:
             common["num_gpus"] = step.gpus
         if step.actors is None:
-            call: dict[str, Any] = {"fn": _work, "fn_args": (step.stage, step.args, root, run_id)}
-            call["max_retries"] = retries
+            call: dict[str, Any] = {"fn": _work, "fn_args": (step, root, run_id, turn), "max_retries": 0}
+            if one_by_one and step is steps[0]:
+                call["compute"] = TaskPoolStrategy(size=1)
         else:
             fewest, most = step.actors
             call = {
                 "fn": Worker,
-                "fn_constructor_args": (step.stage, step.args, root, run_id),
+                "fn_constructor_args": (step, root, run_id, turn),
                 "compute": ActorPoolStrategy(min_size=fewest, max_size=most),
+                "max_restarts": -1,
+                "max_task_retries": 0,
             }
-        with warnings.catch_warnings():
-            # Ray 2.60 announces the end of `max_retries` and has no other name for it; pyproject.toml stays below that end.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
+        with _deprecations_unheard():
             data = data.map_batches(**call, **common)
     return data
+
+
+@contextlib.contextmanager
+def _deprecations_unheard() -> Iterator[None]:
+    """Ray 2.60 announces the end of `max_retries` and has no other name for it; pyproject.toml stays below that end."""
+    from ray.util.annotations import RayDeprecationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        yield
 
 
 def _configure_ray_data() -> None:
@@ -118,20 +147,27 @@ class Receipts:
     """Runs a dataset in a thread, so that whoever waits for receipts can also watch the clock."""
 
     def __init__(self, data: Any) -> None:
+        self._data = data
         self._queue: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=256)
-        self._thread = threading.Thread(target=self._pump, args=(data,), name="receipts", daemon=True)
+        self._thread = threading.Thread(target=self._pump, name="receipts", daemon=True)
         self._stopped = threading.Event()
         self._thread.start()
 
-    def _pump(self, data: Any) -> None:
+    def _pump(self) -> None:
         try:
-            for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
-                if self._stopped.is_set():
+            for table in self._data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
+                if not self._put(table):
                     return
-                self._queue.put(table)
-            self._queue.put(None)
+            self._put(None)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-            self._queue.put(error)
+            self._put(error)
+
+    def _put(self, item: pa.Table | BaseException | None) -> bool:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=1.0)
+                return True
+        return False
 
     def wait(self, timeout_s: float) -> pa.Table | None:
         """The next receipts, or an empty list of them (`None`) after `timeout_s`; raises StopIteration at the end."""
@@ -146,5 +182,14 @@ class Receipts:
         return item
 
     def stop(self) -> None:
-        """Takes no more receipts; the dataset's tasks end with the next receipt or with the driver."""
+        """Takes no more receipts and ends the dataset's tasks and actors, those that hang too.
+
+        Ray Data ends with whoever iterates over it, but that is a thread that may wait for ever. So its executor is told, by
+        the only name it has in Ray 2.60; without it the tasks end with the driver.
+        """
         self._stopped.set()
+        executor = getattr(self._data, "_current_executor", None)
+        if executor is not None and self._thread.is_alive():
+            ending = threading.Thread(target=executor.shutdown, kwargs={"force": True}, name="end of receipts", daemon=True)
+            ending.start()
+            ending.join(END_S)

@@ -124,7 +124,7 @@ def _units(config: JobConfig, session: Session, discovery: Discovery, limit: int
         if left is not None:
             due = due.slice(0, left)
             left -= due.num_rows
-        yield units_of(due, config.clips)
+        yield units_of(due, config.clips, discovery.roots)
 
 
 def _due_by_stage(config: JobConfig, entries: Sequence[Entry], units: pa.Table) -> dict[str, int]:

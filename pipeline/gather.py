@@ -27,7 +27,7 @@ from pipeline.receipts import part_name
 from pipeline.recipe import Recipe
 from schemas.identity import unit_id
 from schemas.rows import rows_table
-from schemas.tables import PUBLISH_ORDER, VIDEOS
+from schemas.tables import PUBLISH_ORDER, VIDEOS, StageStatus, VideoStatus
 from stages.storage import Store
 
 CHUNK_VIDEOS = 500  # in memory as plain values
@@ -131,9 +131,12 @@ class Tally:
     published: Counter[str] = field(default_factory=Counter)  # rows by fingerprint
     clips: int = 0
     decoded_s: float = 0.0
+    unanswered: int = 0  # videos with clips, to none of which one of the models had an answer
 
     def add(self, found: Outcome) -> None:
         """Counts a video."""
+        has_clips = found.status in (VideoStatus.OK, VideoStatus.PARTIAL)
+        self.unanswered += has_clips and any(stage["status"] == StageStatus.FAILED for stage in found.row["stages"])
         self.statuses[found.status] += 1
         self.errors.update([found.row["error_code"]] if found.row["error_code"] else [])
         self.published.update(found.published)

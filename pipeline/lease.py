@@ -82,10 +82,15 @@ def write(store: Store, lease: Lease) -> None:
 
 
 def read(store: Store, run: RunState) -> Lease:
-    """A run's lease as it stands; where there is none, one that began when the run was opened."""
+    """A run's lease as it stands; where there is none that can be read, one that began when the run was opened."""
     name = run.opened.run
+    return find(store, name) or Lease(name, Owner("", None, 0, None), run.opened.at + timedelta(seconds=LEASE_S))
+
+
+def find(store: Store, run: str) -> Lease | None:
+    """A run's lease as it stands; None where there is none that can be read."""
     try:
-        body = json.loads(store.read(key_of(name)))
-        return Lease(name, Owner(**body["owner"]), datetime.fromisoformat(body["expires_at"]))
-    except FileNotFoundError:
-        return Lease(name, Owner("", None, 0, None), run.opened.at + timedelta(seconds=LEASE_S))
+        body = json.loads(store.read(key_of(run)))
+        return Lease(run, Owner(**body["owner"]), datetime.fromisoformat(body["expires_at"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None

@@ -137,7 +137,7 @@ def rows_of(store: Store, epoch: EpochState, columns: Sequence[str] = _COLUMNS) 
     plan = epoch.plan.body["ledger"]
     key = plan["key"] if epoch.commit else plan["planned"]
     try:
-        with store.open_read(key) as file:
+        with store.known(key), store.open_read(key) as file:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
     except FileNotFoundError:

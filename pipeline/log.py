@@ -127,6 +127,11 @@ class Log:
             self._fold(parse(number, data))
             return Event(number, kind, run, body)
 
+    def has_still(self, event: Event) -> bool:
+        """Whether an entry stands as it was made; on a store without conditional writes another may have taken its place."""
+        body = self._read(event.number)
+        return body is not None and parse(event.number, body) == event
+
     def _read(self, number: int) -> bytes | None:
         try:
             return self.store.read(key_of(number))
@@ -134,12 +139,18 @@ class Log:
             return None
 
     def _read_all(self) -> None:
-        numbers = sorted(int(match[1]) for info in self.store.list(FOLDER) if (match := NAME.fullmatch(info.key)))
-        if numbers != list(range(len(numbers))):
-            missing = next(expected for expected, number in enumerate(numbers) if expected != number)
-            raise PromiseBroken(f"{self.store.uri(key_of(missing))} is missing, but later entries of the log are there")
-        for number, body in enumerate(mapped(lambda number: self.store.read(key_of(number)), numbers)):
+        # Entries that are made while a folder is listed may show in any order, so what a listing leaves out is asked for.
+        last = max((int(match[1]) for info in self.store.list(FOLDER) if (match := NAME.fullmatch(info.key))), default=-1)
+        for number, body in enumerate(mapped(self._read_known, range(last + 1))):
             self._fold(parse(number, body))
+
+    def _read_known(self, number: int) -> bytes:
+        try:
+            with self.store.known(key_of(number)):
+                return self.store.read(key_of(number))
+        except FileNotFoundError:
+            missing = self.store.uri(key_of(number))
+            raise PromiseBroken(f"{missing} is missing, but later entries of the log are there") from None
 
     def _fold(self, event: Event) -> None:
         problem = self.apply(event)

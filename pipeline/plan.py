@@ -38,10 +38,12 @@ def steps(config: JobConfig, entries: Sequence[Entry], sizing: Sizing, output: s
     """Decode, the model stages as one step where there are any, and staging; entries run in the order given."""
     from pipeline.staging import StageParts
     from stages.decode import Decode
+    from stages.roots import Roots
 
     resources = config.resources
     frame_counts = {entry.fingerprint: entry.config.frames for entry in entries}
-    decode = (config.clips, frame_counts, resources.unit_deadline_s, resources.worker_memory_bytes)
+    roots = Roots.of(config.input.allow)
+    decode = (config.clips, frame_counts, resources.unit_deadline_s, resources.worker_memory_bytes, roots)
     plan = [Step("decode", Decode, decode, cpus=sizing.decode_cpus)]
     if entries:
         plan.append(_model_step(config, entries, sizing))
@@ -79,14 +81,15 @@ def blocks(units: pa.Table, cpus: float) -> Iterator[pa.Table]:
         return
     weights = unit_bytes(units)
     order = np.argsort(-weights, kind="stable")
+    units, weights = units.take(pa.array(order)).combine_chunks(), weights[order]
     limit = min(BLOCK_BYTES, max(1.0, weights.sum() / (BLOCKS_PER_CPU * max(1.0, cpus))))
     begin, held = 0, 0.0
-    for place, row in enumerate(order):
-        if place > begin and (held + weights[row] > limit or place - begin >= BLOCK_FILES):
-            yield units.take(pa.array(order[begin:place]))
-            begin, held = place, 0.0
-        held += weights[row]
-    yield units.take(pa.array(order[begin:]))
+    for row, weight in enumerate(weights):
+        if row > begin and (held + weight > limit or row - begin >= BLOCK_FILES):
+            yield units.slice(begin, row - begin)
+            begin, held = row, 0.0
+        held += weight
+    yield units.slice(begin)
 
 
 def unit_bytes(units: pa.Table) -> np.ndarray:

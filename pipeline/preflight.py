@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from pipeline.settings import MODEL_STAGES, entry_names
 from schemas.config import CaptionConfig, ClassifyConfig, EmbedConfig, JobConfig
 from schemas.entries import Entry
-from schemas.errors import BadRequest
+from schemas.errors import BadRequest, BadVideo
+from schemas.secrets import redacted
 
 if TYPE_CHECKING:
     from stages.models.weights import Resolved
+    from stages.roots import Roots
 
 StageConfig = ClassifyConfig | EmbedConfig | CaptionConfig
 _PRESET_ADVICE = {"standard": "; --preset standard takes its models from the hub, --preset embedded needs none"}
@@ -46,19 +48,34 @@ def resolved(config: JobConfig, resolve: Callable[[str], Resolved] | None = None
 
     `resolve` stands in for stages.models.weights.resolve.
     """
-    names = entry_names(config)
+    from stages.roots import Roots
+
+    names, roots = entry_names(config), Roots.of(config.input.allow)
     found: dict[str, str] = {}
     entries: list[Entry] = []
     for stage in MODEL_STAGES:
         configs: tuple[StageConfig, ...] = getattr(config, stage)
         for index, one in enumerate(configs):
             key = stage if len(configs) == 1 else f"{stage}.{index}"
+            _check_place(key, one.model, roots)
             entry = _entry(stage, key, one, names[stage, index], config, resolve)
             if entry.fingerprint in found:
                 raise BadRequest(f"{key}: does the same as {found[entry.fingerprint]}; leave one of them out")
             found[entry.fingerprint] = key
             entries.append(entry)
     return tuple(entries)
+
+
+def _check_place(key: str, model: str, roots: Roots) -> None:
+    """BadRequest where a model's folder, or a link in it, lies outside `roots`. A run loads what has the digest found now."""
+    from stages.models import weights
+
+    try:
+        for place in weights.places_of(model) if roots.uris else ():
+            roots.check(place)
+    except (BadRequest, BadVideo) as error:
+        said = error.message if isinstance(error, BadVideo) else str(error)
+        raise BadRequest(f"{key}: model {redacted(model)}: {said}") from error
 
 
 def _entry(

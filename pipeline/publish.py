@@ -73,17 +73,24 @@ def publish(store: Store, plan: EpochPlan) -> tuple[Written, ...]:
 
 
 def _found(store: Store, plan: EpochPlan, planned: PlannedObject) -> Written | None:
-    """An object of the epoch that is there already; one that does not fit the plan is removed."""
+    """An object of the epoch that is there already, or None.
+
+    Nothing is ever deleted here, nor replaced: between a look and a deletion somebody else may have made the object and
+    committed it, or have taken the epoch back. Where what is there is not what was planned, the epoch is given up instead.
+    """
+    if not store.exists(planned.key):
+        return None
     found = footer(store, planned.key)
     if found is not None and property_of(found, "void") and property_of(found, "token") == plan.token:
         raise EpochAbandoned(f"epoch {plan.epoch} was given up")
-    if found is not None and found.num_rows == planned.rows:
-        expected = plan.properties(planned)
-        if all(property_of(found, name) == value for name, value in expected.items()):
-            return examined(store, planned.key, planned.rows)
-    if store.exists(planned.key):
-        store.delete(planned.key)
-    return None
+    expected = plan.properties(planned)
+    if (
+        found is None
+        or found.num_rows != planned.rows
+        or any(property_of(found, name) != value for name, value in expected.items())
+    ):
+        raise PartsMissing(f"{planned.key} is there, and is not what was planned")
+    return examined(store, planned.key, planned.rows)
 
 
 @dataclass
@@ -126,11 +133,14 @@ def _object(store: Store, planned: PlannedObject) -> Iterator[_Attempt]:
 
 
 def _settled(store: Store, plan: EpochPlan, attempt: _Attempt) -> Written | None:
-    if not attempt.lost:
-        return attempt.written
-    found = _found(store, plan, attempt.planned)
+    return _by_others(store, plan, attempt.planned) if attempt.lost else attempt.written
+
+
+def _by_others(store: Store, plan: EpochPlan, planned: PlannedObject) -> Written:
+    """An object that somebody else made between our look and our write."""
+    found = _found(store, plan, planned)
     if found is None:
-        raise PartsMissing(f"{attempt.planned.key} was made by somebody else, and is not what was planned")
+        raise PartsMissing(f"{planned.key} was made by somebody else, and is gone")
     return found
 
 
@@ -140,18 +150,16 @@ def _copy_ledger(store: Store, plan: EpochPlan, last: PlannedObject) -> Written:
         with store.open_write(last.key, exclusive=True) as file:
             _copy(store, plan, file)
     except FileExistsError:
-        found = _found(store, plan, last)
-        if found is None:
-            raise PartsMissing(f"{last.key} was made by somebody else, and is not what was planned") from None
-        return found
+        return _by_others(store, plan, last)
     return Written(last.key, plan.ledger.rows, plan.ledger.size_bytes, plan.ledger.digest)
 
 
 def _copy(store: Store, plan: EpochPlan, file: BinaryIO) -> None:
     sink = Hashing(file)
     try:
-        for chunk in chunks(store, plan.ledger.key):
-            sink.write(chunk)
+        with store.known(plan.ledger.key):
+            for chunk in chunks(store, plan.ledger.key):
+                sink.write(chunk)
     except FileNotFoundError as error:
         raise PartsMissing(f"{store.uri(plan.ledger.key)} is gone") from error
     if sink.digest != plan.ledger.digest:
@@ -183,7 +191,8 @@ def _columns(tables: set[str]) -> list[str]:
 
 def _planned_parts(store: Store, plan: EpochPlan) -> Iterator[Row]:
     try:
-        yield from read_parts(store, plan)
+        with store.known(plan.parts.key):
+            yield from read_parts(store, plan)
     except (pa.ArrowInvalid, OSError) as error:  # gone, or no Parquet; trouble with the store is StorageUnavailable
         raise PartsMissing(f"{store.uri(plan.parts.key)}: {error}") from error
 
@@ -191,7 +200,8 @@ def _planned_parts(store: Store, plan: EpochPlan) -> Iterator[Row]:
 def _read_part(store: Store, plan: EpochPlan, row: Row, columns: Sequence[str]) -> pa.Table:
     key = f"{parts_folder(plan.run)}/{row['part']}"
     try:
-        table = pq.ParquetFile(pa.BufferReader(store.read(key))).read(columns=list(columns), use_threads=False)
+        with store.known(key):
+            table = pq.ParquetFile(pa.BufferReader(store.read(key))).read(columns=list(columns), use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise PartsMissing(f"{store.uri(key)}: {error}") from error
     rows, attempts = table["row"].to_pylist(), table["attempt"].to_pylist()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pipeline.publish import publish_epoch
 from pipeline.rounds import StoppedEarly
 from pipeline.session import EpochPlan, Session
 from schemas.config import ResourcesConfig
@@ -29,8 +30,6 @@ class Here:
 
     def start(self, root: str, plan: EpochPlan) -> None:
         """Publishes before it returns."""
-        from pipeline.publish import publish_epoch
-
         publish_epoch(root, plan)
 
     def wait(self, handle: None, timeout_s: float | None) -> bool:
@@ -42,13 +41,14 @@ class Here:
 class InRayTasks:
     """Publishes in Ray tasks, which ask for no CPU so that they never wait for decoding."""
 
+    def __init__(self, publish: Callable[[str, EpochPlan], None] = publish_epoch) -> None:
+        self._publish = publish
+
     def start(self, root: str, plan: EpochPlan) -> Any:
         """Submits the task."""
         import ray
 
-        from pipeline.publish import publish_epoch
-
-        return ray.remote(num_cpus=0, max_retries=3)(publish_epoch).remote(root, plan)
+        return ray.remote(num_cpus=0, max_retries=3)(_publish).options(name="publish epoch").remote(self._publish, root, plan)
 
     def wait(self, handle: Any, timeout_s: float | None) -> bool:
         """Raises what the task raised."""
@@ -62,6 +62,10 @@ class InRayTasks:
                 raise
             raise StoppedEarly(f"an epoch could not be published: {error}") from error
         return bool(done)
+
+
+def _publish(publish: Callable[[str, EpochPlan], None], root: str, plan: EpochPlan) -> None:
+    publish(root, plan)
 
 
 class Publisher:

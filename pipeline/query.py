@@ -1,4 +1,9 @@
-"""SQL over the tables: DuckDB, reading the output and nothing else, and writing nowhere."""
+"""SQL over the tables: DuckDB, reading what is published and nothing else, and writing nowhere.
+
+Whoever writes the SQL need not be trusted. DuckDB is given one folder that holds the tables' objects only and takes no
+writes, no temporary directory (a statement may read and write there whatever else is locked), no extensions, no setting that
+can be changed, and less memory than the process; the process is given less than the machine.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,35 @@ import csv
 import datetime
 import itertools
 import json
+import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from pipeline import views
-from schemas.errors import BadRequest
+from schemas.errors import BadRequest, BadVideo
 from schemas.tables import TABLES
+from stages.filesystems import is_url
+from stages.roots import Roots
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from stages.storage import Store
 
+T = TypeVar("T")
 Format = Literal["table", "csv", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SCHEME, ROOT = "clipmill", "clipmill://output"  # how the output is called inside DuckDB
@@ -51,13 +64,15 @@ class ReadOnly(AbstractFileSystem):  # type: ignore[misc]
         self._listed: dict[str, list[tuple[str, int]]] = {}
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """What matches; `*` stays within a folder, `**` does not."""
+        """What matches of the tables' objects; `*` stays within a folder, `**` does not."""
         pattern = _key(path)
         folder = posixpath.dirname(pattern.split("*")[0])
+        if folder.partition("/")[0] not in TABLES or {".", ".."} & set(pattern.split("/")):
+            raise PermissionError(f"{path} is none of the tables")
         parts = re.split(r"(\*\*/|\*\*|\*)", pattern)
         words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
         matches = re.compile("".join(words.get(part, re.escape(part)) for part in parts)).fullmatch
-        return [f"{ROOT}/{key}" for key, _ in self._list(folder) if matches(key)]
+        return [f"{ROOT}/{key}" for key, _ in self._list(folder) if _is_published(key) and matches(key)]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Name and size; FileNotFoundError."""
@@ -75,7 +90,17 @@ class ReadOnly(AbstractFileSystem):  # type: ignore[misc]
     def _open(self, path: str, mode: str = "rb", **_: Any) -> BinaryIO:
         if mode != "rb":
             raise PermissionError("query reads the tables and writes nothing")
-        return self._store.open_read(_key(path))
+        key = _key(path)
+        if not _is_published(key):
+            raise PermissionError(f"{key} is no object of a table")
+        file = self._store.open_read(key)
+        try:
+            if not is_url(self._store.root):
+                Roots((self._store.root,)).check_open(file.fileno(), self._store.uri(key))
+        except BadVideo as error:
+            file.close()
+            raise PermissionError(f"{key} is a link that leads out of the output") from error
+        return file
 
     def _list(self, folder: str) -> list[tuple[str, int]]:
         if folder not in self._listed:
@@ -84,7 +109,14 @@ class ReadOnly(AbstractFileSystem):  # type: ignore[misc]
 
 
 def _key(path: str) -> str:
-    return path.removeprefix(f"{SCHEME}://").removeprefix("output").strip("/")
+    folder, _, key = path.removeprefix(f"{SCHEME}://").partition("/")  # fsspec takes the scheme off, DuckDB leaves it on
+    if folder != "output":
+        raise PermissionError(f"{path} is not below {ROOT}")
+    return key.strip("/")
+
+
+def _is_published(key: str) -> bool:
+    return key.partition("/")[0] in TABLES and key.endswith(".parquet") and not {".", ".."} & set(key.split("/"))
 
 
 @dataclass
@@ -96,18 +128,49 @@ class Result:
 
 
 @contextmanager
-def opened(store: Store) -> Iterator[DuckDBPyConnection]:
-    """DuckDB with a view per table and `annotations`; it reaches no other file, no network and no setting."""
+def bounded(memory_bytes: int | None = None) -> Iterator[None]:
+    """Lets this process take a quarter more than `opened` grants queries: some functions do not ask DuckDB for memory."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    held = int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+    wanted = held + (memory_bytes or _memory_bytes()) * 5 // 4
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if soft == resource.RLIM_INFINITY else min(wanted, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _memory_bytes() -> int:
+    """What a query may take: 60% of what there is, by the control group's limit where that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            total = min(total, int(Path(path).read_text()))
+    return total * 6 // 10
+
+
+@contextmanager
+def opened(store: Store, memory_bytes: int | None = None) -> Iterator[DuckDBPyConnection]:
+    """DuckDB with a view per table and `annotations`; it reaches no other file, no network and no setting.
+
+    `memory_bytes` is what queries may take together (unset: 60% of what there is); nothing is spilled to disk.
+    """
     import duckdb
 
+    _thread.submit(int)
     published = [name for name in TABLES if any(found.key.endswith(".parquet") for found in store.list(name))]
     settings = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     connection = duckdb.connect(":memory:", config=settings)
     try:
-        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET temp_directory = ''")
+        connection.execute("SET http_proxy = ''")  # comes from the environment, perhaps with a password
+        connection.execute(f"SET memory_limit = '{memory_bytes or _memory_bytes()} B'")
         connection.register_filesystem(ReadOnly(store))
-        for statement in views.duckdb_statements(ROOT, views.read_current(store), published):
-            connection.execute(statement)
+        try:
+            for statement in views.duckdb_statements(ROOT, views.read_current(store), published):
+                connection.execute(statement)
+        except duckdb.Error as error:
+            raise BadRequest(f"{store.root}: its tables cannot be read: {_reason(error)}") from error
         connection.execute(f"SET allowed_directories = ['{ROOT}']; SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
@@ -120,25 +183,54 @@ def select(connection: DuckDBPyConnection, sql: str) -> Result:
     import duckdb
 
     try:
-        statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        if [_kind(statement) for statement in connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
             raise BadRequest("the query should be one SELECT")
-        reader = connection.sql(sql).to_arrow_reader(FETCH_ROWS)
-    except duckdb.Error as error:
-        raise BadRequest(f"the query failed: {_reason(error)}") from error
-    rows = _rows(reader)
+        reader = _watched(connection, lambda: connection.sql(sql).to_arrow_reader(FETCH_ROWS))
+    except (duckdb.Error, RuntimeError, MemoryError) as error:
+        raise _failed(error) from error
+    rows = _rows(connection, reader)
     first = next(rows, None)  # so that what fails, fails before anything is shown
     return Result(list(reader.schema.names), rows if first is None else itertools.chain([first], rows))
 
 
-def _rows(reader: pa.RecordBatchReader) -> Iterator[Sequence[Any]]:
+def _kind(statement: Any) -> Any:
+    """DuckDB knows kinds of statements that its Python package has no name for."""
+    try:
+        return statement.type
+    except ValueError:
+        return None
+
+
+def _watched(connection: DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """Does `work` in another thread: where DuckDB waits for its own threads, no Ctrl-C would reach this one."""
+    future = _thread.submit(work)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        while not future.done():
+            connection.interrupt()
+            time.sleep(0.02)
+        raise
+
+
+_thread = ThreadPoolExecutor(1, "query")  # one for all: once a query has taken what memory there is, none could be started
+
+
+def _rows(connection: DuckDBPyConnection, reader: pa.RecordBatchReader) -> Iterator[Sequence[Any]]:
     import duckdb
 
     try:
-        for batch in reader:
+        while (batch := _watched(connection, lambda: next(reader, None))) is not None:
             yield from zip(*(_values(column) for column in batch.columns), strict=True)
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise BadRequest(f"the query failed: {_reason(error)}") from error
+    except (duckdb.Error, pa.ArrowException, OSError, RuntimeError, MemoryError) as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> BaseException:
+    """How a query's error is raised. A Ctrl-C comes out of DuckDB as a RuntimeError."""
+    if isinstance(error, RuntimeError) and "interrupted" in str(error).lower():
+        return KeyboardInterrupt()
+    return BadRequest(f"the query failed: {_reason(error)}")
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -153,10 +245,10 @@ def _values(column: pa.Array) -> list[Any]:
 
 def _reason(error: Exception) -> str:
     """DuckDB's own words without the drawing of where it stumbled; of a Python traceback the last line."""
-    text = str(error).strip()
+    text = re.split(r"\n\n(?:LINE |Possible solutions)", str(error).strip())[0] or type(error).__name__
     if text.startswith("Traceback"):
         return text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
-    return text.partition("\n\nLINE ")[0]
+    return text
 
 
 # --- showing a result ---

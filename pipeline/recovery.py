@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import lease
+from pipeline.current import name_current
 from pipeline.gather import Batch, EpochPlan, Gatherer
 from pipeline.idtable import IdTable, packed
 from pipeline.intake import Intake
@@ -67,14 +68,23 @@ class Recovery:
         """
         done = Recovered()
         self._log.refresh()
-        for run in [run for run in self.live_runs() if run in force or self.lease_of(run).is_dead(self._clock.now())]:
-            self.settle(run, done)  # first, or an epoch that cannot be finished would hold on to its videos
+        dead = [run for run in self.live_runs() if run in force or self.lease_of(run).is_dead(self._clock.now())]
+        # All are settled before anything is planned: an epoch that cannot be finished would hold on to its videos, and one
+        # whose sidecar is gone would stop whoever reads the ledger in order to plan.
+        for run in [*dead, *self._unclean()]:
+            self.settle(run, done)
+        for run in dead:
             self._take_over(run)
             done.closed.append(run)
-        for run in [run for run, state in self._log.runs.items() if state.closed and not state.clean]:
+        for run in self._unclean():
             self.settle(run, done)
             self.clean(run)
+        if done:
+            name_current(self._log, self._clock.now())  # in case they died before they did
         return done
+
+    def _unclean(self) -> list[str]:
+        return [run for run, state in self._log.runs.items() if state.closed and not state.clean]
 
     def live_runs(self) -> list[str]:
         """Runs that nobody has closed."""
@@ -154,18 +164,20 @@ class Recovery:
                 if self._log.runs[run].closed:
                     return None
                 reader.read_on()
-                taken = Taken(reader.known)
-                batch = Batch(intake, intake.ready, taken=taken, keeps=_is_worth_a_row)
+                # Again with every try: somebody else who took the run over, or the run itself, may have planned them meanwhile,
+                # and of a video that failed no fingerprint is taken.
+                videos = self._unplanned(run, intake.ready)
+                batch = Batch(intake, videos, taken=Taken(reader.known), keeps=_is_worth_a_row)
                 found = gatherer.plan(batch, number, self._clock.token(), self._clock.now())
                 return {**found[0].body(), "by": self._me} if found else None
 
             self._log.append("plan", run, make)
         self.close(run)
 
-    def close(self, run: str, more: Body | None = None) -> None:
-        """Closes a run, unless somebody else has done so."""
-        body = {**self._signed(), **(more or {})}
-        self._log.append("close", run, lambda _: None if self._log.runs[run].closed else body)
+    def close(self, run: str, more: Callable[[], Body] = dict) -> None:
+        """Closes a run, unless somebody else has done so. `more` is what the entry says, made knowing all earlier ones."""
+        signed = self._signed()
+        self._log.append("close", run, lambda _: None if self._log.runs[run].closed else {**signed, **more()})
 
     def _staged(self, run: str) -> Intake:
         """What the parts of a run make up, but for videos that it has planned already."""
@@ -186,6 +198,10 @@ class Recovery:
         except (FileNotFoundError, BadPart):
             return None
 
+    def _unplanned(self, run: str, videos: Sequence[str]) -> list[str]:
+        is_planned, _ = self._planned(run).get(packed(pa.array(videos, pa.string())))
+        return [video for video, skip in zip(videos, is_planned.tolist(), strict=True) if not skip]
+
     def _planned(self, run: str) -> IdTable:
         """The videos of a run that are in an epoch."""
         planned = IdTable("S16", "u1")
@@ -200,13 +216,33 @@ class Recovery:
         epochs = [self._log.epochs[number] for number in state.epochs]
         if state.clean or not state.closed or any(not (epoch.commit or epoch.void) for epoch in epochs):
             return
-        used = {epoch.plan.body[name][key] for epoch in epochs for name, key in (("ledger", "planned"), ("parts", "key"))}
-        keys = (info.key for prefix in (parts_folder(run), f"_runs/{run}/epochs") for info in self._store.list(prefix))
-        for batch in _batched(key for key in keys if key not in used):
+        for batch in _batched(leftovers(self._store, self._log, run)):
             list(mapped(self._store.delete, batch))
-        self._store.delete(lease.key_of(run))
         body = self._signed()
         self._log.append("clean", run, lambda _: None if self._log.runs[run].clean else body)
+
+    def sweep(self) -> None:
+        """Clears away what late workers, or a run that did not know that it was over, have left since their run was clean; and
+        leases of runs that died before they were opened.
+        """
+        runs = [run for run, state in self._log.runs.items() if state.clean]
+        for keys in mapped(lambda run: list(leftovers(self._store, self._log, run)), runs):
+            for key in keys:
+                self._store.delete(key)
+        for run in [run for run in self._store.folders("_runs") if run not in self._log.runs]:
+            found = lease.find(self._store, run)  # of a run that died, or is about to be opened
+            if found is not None and found.is_dead(self._clock.now()):
+                self._store.delete(lease.key_of(run))
+
+
+def leftovers(store: Store, log: Log, run: str) -> Iterator[str]:
+    """Keys of what a clean run needs no more: its parts, its lease, and sidecars of plans that never were."""
+    epochs = [log.epochs[number].plan.body for number in log.runs[run].epochs]
+    used = {body[name][key] for body in epochs for name, key in (("ledger", "planned"), ("parts", "key"))}
+    for info in store.list(f"_runs/{run}"):
+        is_staged = info.key.startswith((f"{parts_folder(run)}/", f"_runs/{run}/epochs/"))
+        if info.key == lease.key_of(run) or (is_staged and info.key not in used):
+            yield info.key
 
 
 class Taken:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from cluster.attach import ClusterSize, attached
-from cluster.sizing import size, this_machine
+from cluster.sizing import Sizing, size, this_machine
 from pipeline import lease, plan
 from pipeline.flow import faults_folder
+from pipeline.gather import EpochPlan
 from pipeline.intake import Delta
 from pipeline.log import EpochAbandoned
 from pipeline.progress import Progress
-from pipeline.publish import PartsMissing
+from pipeline.publish import PartsMissing, publish_epoch
 from pipeline.publisher import Here, InRayTasks, Publisher
 from pipeline.rounds import Deadlines, Rounds, StoppedEarly
 from pipeline.session import PromiseBroken, RunClosed, Session
@@ -27,6 +28,8 @@ from schemas.entries import Entry
 from stages.discover import Discovery
 from stages.storage import StorageUnavailable, Store
 from stages.units import units_of
+
+UNIT_GRACE, UNIT_GRACE_S = 1.25, 15.0  # what becomes of a unit's deadline until its worker is really gone, and noticed
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,22 @@ class Request:
     address: str | None = None
 
 
-def run(config: JobConfig, entries: Sequence[Entry], request: Request, progress: Progress) -> RunResult:
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; a test may put another part in the place of one."""
+
+    open_store: Callable[[str], Store] = Store
+    steps: Callable[[JobConfig, Sequence[Entry], Sizing, str, str], list[plan.Step]] = plan.steps
+    publish: Callable[[str, EpochPlan], None] = publish_epoch
+
+
+def run(
+    config: JobConfig,
+    entries: Sequence[Entry],
+    request: Request,
+    progress: Progress,
+    parts: Parts = Parts(),
+) -> RunResult:
     """Annotates and publishes what is due.
 
     Raises BadRequest where nothing was started, and KeyboardInterrupt after publishing what was complete.
@@ -52,10 +70,10 @@ def run(config: JobConfig, entries: Sequence[Entry], request: Request, progress:
         else:
             cluster = stack.enter_context(attached(request.address))
             size(config.resources, cluster)
-        store = Store(config.output)
+        store = parts.open_store(config.output)
         session = Session.open(store, config, entries, retry_failed=request.retry_failed)
         stack.enter_context(_renewed(session))
-        return _Run(config, entries, request, progress, store, session, cluster, began_s).result()
+        return _Run(config, entries, request, progress, parts, store, session, cluster, began_s).result()
 
 
 @contextlib.contextmanager
@@ -85,34 +103,36 @@ class _Run:
         entries: Sequence[Entry],
         request: Request,
         progress: Progress,
+        parts: Parts,
         store: Store,
         session: Session,
         cluster: ClusterSize | None,
         began_s: float,
     ) -> None:
         self._config, self._entries, self._request, self._progress = config, entries, request, progress
-        self._store, self._session, self._cluster, self._began_s = store, session, cluster, began_s
+        self._parts, self._store, self._session, self._cluster, self._began_s = parts, store, session, cluster, began_s
         self._discovery = Discovery(config.input)
         self._first_receipt_s: float | None = None
 
     def result(self) -> RunResult:
         """Finds, works, publishes, closes. After a Ctrl-C too, before it is raised again."""
         stopped = broken = None
+        details: tuple[str, ...] = ()
         try:
             self._find()
             self._work()
         except (StoppedEarly, StorageUnavailable, RunClosed, EpochAbandoned, PartsMissing) as error:
-            stopped = str(error)
+            stopped, details = str(error), getattr(error, "details", ())
         except KeyboardInterrupt:
-            self._close(complete=False)
+            self._close("interrupted")
             raise
         try:
-            self._close(complete=stopped is None)
+            self._close(stopped, details)
         except PromiseBroken as error:
             broken = str(error)
         except (StorageUnavailable, RunClosed) as error:
             stopped = stopped or str(error)
-        return self._told(stopped, broken)
+        return self._told(stopped, details, broken)
 
     def _find(self) -> None:
         """Lists the input and tells the session which units are to do."""
@@ -123,7 +143,7 @@ class _Run:
                 self._session.leave_out(max(0, due.num_rows - left))
                 due = due.slice(0, left)
                 left -= due.num_rows
-            self._session.expect(units_of(due, self._config.clips))
+            self._session.expect(units_of(due, self._config.clips, self._discovery.roots))
         sums = self._session.sums
         if sums.due > sums.left_out:
             self._progress.start(sums.due - sums.left_out)
@@ -137,14 +157,15 @@ class _Run:
         with contextlib.ExitStack() as stack:
             own = attached(object_store_bytes=self._config.resources.object_store_bytes)
             cluster = self._cluster or stack.enter_context(own)
-            publisher = self._publisher(InRayTasks())
+            publisher = self._publisher(InRayTasks(self._parts.publish))
             sizing = size(self._config.resources, cluster)
-            steps = plan.steps(self._config, self._entries, sizing, self._store.root, self._session.run_id)
+            steps = self._parts.steps(self._config, self._entries, sizing, self._store.root, self._session.run_id)
 
             def received(receipts: pa.Table) -> None:
                 publisher.received(self._received(receipts).clips)
 
-            rounds = Rounds(self._session, steps, self._store.root, cluster.cpus, self._deadlines(), received, publisher.tick)
+            root, limits, tell = self._store.root, self._deadlines(), self._progress.note
+            rounds = Rounds(self._session, steps, root, cluster.cpus, limits, received, publisher.tick, tell)
             try:
                 rounds.run()
             except (StoppedEarly, KeyboardInterrupt):
@@ -159,8 +180,10 @@ class _Run:
         return Publisher(self._session, self._store.root, self._config.resources, launcher)
 
     def _deadlines(self) -> Deadlines:
-        hours = self._request.max_hours
-        return Deadlines(None if hours is None else self._began_s + hours * 3600, self._config.resources.stall_s)
+        hours, resources = self._request.max_hours, self._config.resources
+        # The last unit of a run may take all the time that a unit has before its worker is ended.
+        stall_s = max(resources.stall_s, UNIT_GRACE * resources.unit_deadline_s + UNIT_GRACE_S)
+        return Deadlines(None if hours is None else self._began_s + hours * 3600, stall_s)
 
     def _received(self, receipts: pa.Table) -> Delta:
         if self._first_receipt_s is None:
@@ -178,11 +201,12 @@ class _Run:
                 f"{len(notes)} unexpected errors in workers, see {self._store.uri(folder)}; one is: {last_line}"
             )
 
-    def _close(self, *, complete: bool) -> None:
-        wall_s = time.monotonic() - self._began_s
-        self._session.close({"wall_s": wall_s, "first_receipt_s": self._first_receipt_s}, complete=complete)
+    def _close(self, stopped: str | None, details: Sequence[str] = ()) -> None:
+        took = {"wall_s": time.monotonic() - self._began_s, "first_receipt_s": self._first_receipt_s}
+        why = {"stopped": stopped, "details": list(details)} if stopped else {}
+        self._session.close(took | why, complete=stopped is None)
 
-    def _told(self, stopped: str | None, broken: str | None) -> RunResult:
+    def _told(self, stopped: str | None, details: Sequence[str], broken: str | None) -> RunResult:
         sums = self._session.sums
         return RunResult(
             run_id=self._session.run_id,
@@ -192,10 +216,12 @@ class _Run:
             left_out=sums.left_out,
             duplicates=sums.duplicates + self._discovery.duplicates,
             clips=sums.clips,
+            unanswered=sums.unanswered,
             video_s=sums.decoded_s,
             wall_s=time.monotonic() - self._began_s,
             first_receipt_s=self._first_receipt_s,
             errors=dict(sums.errors),
             stopped_reason=stopped,
+            stopped_details=tuple(details),
             promise_broken=broken,
         )

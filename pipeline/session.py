@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import lease
+from pipeline.current import name_current
 from pipeline.gather import Batch, EpochPlan, Gatherer, Tally
 from pipeline.idtable import IdTable, first_of_each, packed
 from pipeline.intake import Delta, Intake
@@ -23,7 +25,7 @@ from pipeline.log import Body, Log, PromiseBroken, RunClosed, timestamp
 from pipeline.outcome import Row
 from pipeline.publish import written_for
 from pipeline.recipe import Recipe
-from pipeline.recovery import Clock, Recovered, Recovery, Taken
+from pipeline.recovery import POLL_S, Clock, Recovered, Recovery, Taken
 from pipeline.sums import Sums
 from schemas.config import JobConfig
 from schemas.entries import Entry
@@ -33,7 +35,6 @@ from stages.storage import Store
 
 __all__ = ["Busy", "EpochPlan", "PromiseBroken", "RunClosed", "Session", "Sums"]
 
-CURRENT = "_current.json"
 DUE = pa.schema([*SOURCE_ROW, *(f for f in UNIT_FIELDS if f.name in ("supersedes", "due"))])
 _PACKAGES = ("clipmill", "av", "numpy", "pyarrow", "ray", "torch", "transformers")
 
@@ -68,8 +69,9 @@ class Session:
         self._intake = Intake()
         self._rejects: list[Row] = []
         self._listed = IdTable("S16", "u1")  # due in this run
-        self._is_closing = False
+        self._is_closing, self._lease_lock = False, threading.Lock()
         self._mine: set[int] = set()  # epochs that were planned here
+        self._tallies: dict[int, Tally] = {}  # what they come to
         self._elsewhere: set[str] = set()  # videos of this run that were planned without our knowing
 
     @classmethod
@@ -123,6 +125,8 @@ class Session:
             raise Busy(f"a run {self.run_id} was begun in this very second; try again")
         if not is_shared:
             self._refuse_company()
+            self._refuse_collision()
+        self._recovery.sweep()
         self._reader.read_on()
 
     def _refuse_company(self) -> None:
@@ -137,12 +141,23 @@ class Session:
                     " has no conditional writes: one run at a time (clipmill unlock closes a run that is known to be dead)"
                 )
 
+    def _refuse_collision(self) -> None:
+        """Where writes have no conditions, two that begin at the same instant take the same place in the log, and only the
+        later one stands there. Each looks whether it does, once the other's write must have shown.
+        """
+        self._clock.sleep(POLL_S)
+        if not self._log.has_still(self._log.runs[self.run_id].opened):
+            self._store.delete(lease.key_of(self.run_id))
+            raise Busy(f"another run began on {self._store.root} in this very moment, and this store has no conditional writes")
+
     def renew_lease(self) -> None:
-        """Says that the run lives. Call it every lease.RENEW_S seconds, from any thread; once it closes, nothing happens."""
-        if self._is_closing:
-            return
-        until = self._clock.now() + timedelta(seconds=lease.LEASE_S)
-        lease.write(self._store, lease.Lease(self.run_id, self._owner, until))
+        """Says that the run lives. Call it every lease.RENEW_S seconds, from any thread, also while it publishes what is left.
+        Once everything of it is published and it closes, nothing happens: no lease comes back after it was cleared away.
+        """
+        with self._lease_lock:
+            if not self._is_closing:
+                until = self._clock.now() + timedelta(seconds=lease.LEASE_S)
+                lease.write(self._store, lease.Lease(self.run_id, self._owner, until))
 
     def due(self, sources: pa.Table) -> pa.Table:
         """SOURCE_ROW rows -> those still due, with `supersedes` and `due` (list<string>). Counts the others.
@@ -217,6 +232,7 @@ class Session:
             return None
         plan, tally, videos, rejects = planned[0]
         self._mine.add(event.number)
+        self._tallies[event.number] = tally
         self._intake.drop(videos)
         del self._rejects[:rejects]
         self.sums.add(tally)
@@ -235,22 +251,21 @@ class Session:
             raise RunClosed(f"run {self.run_id} was taken for dead and closed by {state.closed.body.get('by')}")
         self._reader.read_on(without=self._mine)
         for number in set(state.epochs) - self._mine:
+            if self._log.epochs[number].void:
+                continue  # its videos are ours to plan again; the sidecar may be gone with the parts
             # A plan whose answer was lost, or one by somebody who took us for dead and did not get to close us.
+            tally = Tally()
             for rows in rows_of(self._store, self._log.epochs[number], ["video_id", "status"]):
-                new = set(rows["video_id"].to_pylist()) - self._elsewhere
-                self._elsewhere |= new
-                self.sums.rows += len(new)
-                self.sums.statuses.update(rows["status"].to_pylist())
+                self._elsewhere.update(rows["video_id"].to_pylist())
+                tally.statuses.update(rows["status"].to_pylist())
             self._mine.add(number)
+            self._tallies[number] = tally
+            self.sums.add(tally)
 
     def commit(self, plan: EpochPlan) -> None:
         """Makes an epoch final that `publish_epoch` has published. Raises EpochAbandoned, StorageUnavailable."""
         self._recovery.commit(plan, written_for(self._store, plan))
-        self._name_current()
-
-    def _name_current(self) -> None:
-        body = {"run": self.run_id, "at": timestamp(self._clock.now()), **self._recipe.to_json()}
-        self._store.write(CURRENT, json.dumps(body, indent=1).encode())
+        name_current(self._log, self._clock.now())
 
     def close(self, summary: Mapping[str, Any] | None = None, *, complete: bool = True) -> Sums:
         """Publishes what is complete and not published yet, records the run, closes it and clears away what it staged.
@@ -258,21 +273,33 @@ class Session:
         With `complete`, raises PromiseBroken (after closing) where the sums do not add up. Raises RunClosed.
         """
         self.plan_epoch()
-        self._is_closing = True
         self._recovery.settle(self.run_id, Recovered())
-        self._name_current()
-        body = {"complete": complete, "sums": self.sums.to_json()}
-        record = {
-            "run": self.run_id, "closed_at": timestamp(self._clock.now()), **body, "summary": dict(summary or {}),
-            "recipe": self._recipe.to_json(), "config": self._config.model_dump(mode="json"), "versions": versions(),
-        }  # fmt: skip
-        self._store.write(f"_runs/{self.run_id}/run.json", json.dumps(record, indent=1, default=str).encode())
-        self._recovery.close(self.run_id, body)
+        with self._lease_lock:
+            self._is_closing = True
+        self._recovery.close(self.run_id, lambda: self._last_words(summary or {}, complete))
+        name_current(self._log, self._clock.now())
         self._recovery.clean(self.run_id)
         self._recovery.recover()
         if complete and self.sums.problem:
             raise PromiseBroken(self.sums.problem)
         return self.sums
+
+    def _last_words(self, summary: Mapping[str, Any], complete: bool) -> Body:
+        """What the log says of the end of this run, all earlier entries known; the run's record says the same, and more."""
+        self._take_note()
+        body = {"complete": not self._take_back() and complete, "sums": self.sums.to_json()}
+        record = {
+            "run": self.run_id, "closed_at": timestamp(self._clock.now()), **body, "summary": dict(summary),
+            "recipe": self._recipe.to_json(), "config": self._config.model_dump(mode="json"), "versions": versions(),
+        }  # fmt: skip
+        self._store.write(f"_runs/{self.run_id}/run.json", json.dumps(record, indent=1, default=str).encode())
+        return body
+
+    def _take_back(self) -> bool:
+        """Counts no rows of epochs that were given up: their videos have none, and are due again. Whether there are any."""
+        for number in [number for number in self._tallies if self._log.epochs[number].void]:
+            self.sums.take_back(self._tallies.pop(number))
+        return any(self._log.epochs[number].void for number in self._mine)
 
 
 @cache

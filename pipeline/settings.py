@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -40,8 +41,12 @@ def load(
     sets: Sequence[str] = (),
     input_uri: str | None = None,
     output: str | None = None,
+    allow: Sequence[str] = (),
 ) -> JobConfig:
-    """The whole configuration, checked. Raises BadRequest naming the key, file, preset or option that is wrong."""
+    """The whole configuration, checked. Raises BadRequest naming the key, file, preset or option that is wrong.
+
+    What was given is never quoted where it is text: it may be a password in the wrong place.
+    """
     file = _read_yaml(config_path) if config_path else {}
     chosen = preset or file.pop("preset", None)
     raw = _merged(_preset(chosen) if chosen is not None else {}, file)
@@ -52,6 +57,8 @@ def load(
         _section(raw, "input")["uri"] = input_uri
     if output is not None:
         raw["output"] = output
+    if allow:
+        _section(raw, "input")["allow"] = list(allow)
     _complete(raw, chosen)
     config = _checked({**raw, "preset": chosen}, typed)
     entry_names(config)
@@ -112,11 +119,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark is not None else ""
-        raise BadRequest(f"--config {path}:{where} {getattr(error, 'problem', None) or error}") from error
+        problem = re.sub(r"'[^']{2,}'", "…", str(getattr(error, "problem", None) or error))
+        raise BadRequest(f"--config {path}:{where} {problem}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise BadRequest(f"--config {path}: should be a mapping of keys, not {_said(content)}")
+        raise BadRequest(f"--config {path}: should be a mapping of keys{_not(content)}")
     if isinstance(content.get("input"), str):
         content["input"] = {"uri": content["input"]}
     return content
@@ -143,6 +151,8 @@ def _complete(raw: dict[str, Any], preset: str | None) -> None:
         raise BadRequest("--output is missing: say where the tables go")
     if not isinstance(raw.get("input"), dict) or not raw["input"].get("uri"):
         raise BadRequest("--input is missing: say where the videos are")
+    if "allow" in raw["input"] and not raw["input"]["allow"]:
+        raise BadRequest("input.allow: names no root; leave it out where videos may lie anywhere")
     if preset is None and not any(stage in raw for stage in MODEL_STAGES):
         raise BadRequest(NO_MODELS)
     for key in [key for key, value in raw.items() if value is None]:
@@ -156,7 +166,7 @@ def _assign(raw: dict[str, Any], text: str, typed: dict[Keys, str]) -> None:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise BadRequest(f"--set {text}: should look like clips.max_s=8")
+        raise BadRequest("--set: should look like clips.max_s=8")
     part: type[Part] = JobConfig
     place: Any = raw
     keys: Keys = ()
@@ -202,7 +212,7 @@ def _entries(place: dict[str, Any], stage: str, key: str) -> list[Any]:
     value = place.get(stage)
     entries = [] if value is None else [value] if isinstance(value, dict) else value
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise BadRequest(f"{key}: {stage} should be an entry or a list of entries, not {_said(value)}")
+        raise BadRequest(f"{key}: {stage} should be an entry or a list of entries{_not(value)}")
     place[stage] = entries
     return entries
 
@@ -239,7 +249,7 @@ def _value(part: type[Part], name: str, text: str, key: str) -> Any:
     if wants_text and not isinstance(value, str) and (value is not None or not text.strip()):
         return text
     if isinstance(value, yaml.YAMLError):
-        raise BadRequest(f"{key}: {text} is not a YAML value") from value
+        raise BadRequest(f"{key}: is not a YAML value") from value
     return value
 
 
@@ -274,8 +284,7 @@ def _message(found: ErrorDetails, raw: Mapping[str, Any], typed: Mapping[Keys, s
         words = words.partition(",")[0]
     if found["type"] == "string_type" and isinstance(found["input"], bool | int | float):
         words += " (put it in quotes)"
-    given = "" if isinstance(found["input"], dict | Part) else f", not {_said(found['input'])}"
-    return f"{key}: {words}{given}" if keys else words
+    return f"{key}: {words}{_not(found['input'])}" if keys else words
 
 
 def _as_in_file(keys: Keys, raw: Mapping[str, Any]) -> str:
@@ -303,6 +312,5 @@ def _did_you_mean(name: Any, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _said(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:79] + "…"
+def _not(value: Any) -> str:
+    return f", not {json.dumps(value)}" if value is None or isinstance(value, bool | int | float) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 # As in schemas.tables.VideoStatus, which brings Arrow along: `--help` should not wait for it.
@@ -16,8 +16,10 @@ class RunResult:
     """What one run did.
 
     `counts` holds videos by status that got a ledger row in this run. `not_due` videos were complete already, `left_out` were
-    due but beyond --limit, `duplicates` are entries of the input that named a video a second time. `video_s` is the time that
-    decoded, `first_receipt_s` the wall time to the first unit that came through every stage.
+    due but beyond --limit, `duplicates` are entries of the input that named a video a second time. `unanswered` videos have
+    clips, to none of which one of the models had an answer. `video_s` is the time that
+    decoded, `first_receipt_s` the wall time to the first unit that came through every stage. `stopped_details` says, of a run
+    that stopped early, where to look.
     """
 
     run_id: str
@@ -27,11 +29,13 @@ class RunResult:
     left_out: int = 0
     duplicates: int = 0
     clips: int = 0
+    unanswered: int = 0
     video_s: float = 0.0
     wall_s: float = 0.0
     first_receipt_s: float | None = None
     errors: Mapping[str, int] = field(default_factory=dict)
     stopped_reason: str | None = None
+    stopped_details: Sequence[str] = ()
     promise_broken: str | None = None
 
     @property
@@ -51,12 +55,15 @@ class RunResult:
 
 
 def exit_code(result: RunResult, max_failed: float = DEFAULT_MAX_FAILED) -> int:
-    """0 done; 1 a promise is broken; 3 more than `max_failed` (a share) of the videos failed, or none is usable; 4 stopped."""
+    """0 done; 1 a promise is broken; 3 more than `max_failed` (a share) of the videos failed, or none is usable; 4 stopped.
+
+    A video for which a model failed on every clip counts as failed here: where that is many, the model is at fault.
+    """
     if result.promise_broken:
         return BROKEN
     if result.stopped_reason:
         return STOPPED
-    if result.videos and (result.failed > max_failed * result.videos or not result.usable):
+    if result.videos and (result.failed + result.unanswered > max_failed * result.videos or not result.usable):
         return MANY_FAILED
     return DONE
 
@@ -68,6 +75,8 @@ def lines(result: RunResult) -> list[str]:
         rows.insert(1, ("not due", f"{result.not_due:,} were complete already"))
     if result.left_out:
         rows.insert(1, ("left out", f"{result.left_out:,} are due but beyond --limit"))
+    if result.unanswered:
+        rows.append(("silent", f"{result.unanswered:,} videos: one of the models had no answer to any of their clips"))
     if result.duplicates:
         rows.insert(1, ("doubled", f"{result.duplicates:,} entries of the input name a video a second time"))
     if result.video_s > 0:
@@ -75,7 +84,8 @@ def lines(result: RunResult) -> list[str]:
     if result.errors:
         rows.append(("errors", _counted(dict(sorted(result.errors.items(), key=lambda item: (-item[1], item[0]))))))
     rows.append(("tables", result.output))
-    return [_headline(result), *(f"  {name:<8} {value}" for name, value in rows)]
+    details = [f"  - {detail}" for detail in result.stopped_details]
+    return [_headline(result), *details, *(f"  {name:<8} {value}" for name, value in rows)]
 
 
 def _headline(result: RunResult) -> str:

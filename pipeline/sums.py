@@ -23,6 +23,7 @@ class Sums:
     rows: int = 0  # planned into the ledger
     clips: int = 0
     decoded_s: float = 0.0
+    unanswered: int = 0  # of the rows, those with clips, to none of which one of the models had an answer
     statuses: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
 
@@ -31,8 +32,18 @@ class Sums:
         self.rows += tally.videos
         self.clips += tally.clips
         self.decoded_s += tally.decoded_s
+        self.unanswered += tally.unanswered
         self.statuses += tally.statuses
         self.errors += tally.errors
+
+    def take_back(self, tally: Tally) -> None:
+        """Reverse of `add`."""
+        self.rows -= tally.videos
+        self.clips -= tally.clips
+        self.decoded_s -= tally.decoded_s
+        self.unanswered -= tally.unanswered
+        self.statuses -= tally.statuses
+        self.errors -= tally.errors
 
     @property
     def open(self) -> int:

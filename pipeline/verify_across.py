@@ -22,7 +22,7 @@ from pipeline.gather import EpochPlan, PlannedObject
 from pipeline.idtable import Ids, IdTable, hashes, packed, unpacked
 from pipeline.log import EpochState, Log
 from pipeline.recipe import Recipe
-from pipeline.verify_rows import BATCH_ROWS
+from pipeline.verify_ledger import BATCH_ROWS, batches
 from schemas.tables import StageStatus
 from stages.storage import Store
 
@@ -35,29 +35,55 @@ def check_across(store: Store, log: Log, epochs: Sequence[EpochState], found: Fi
     size = sum(plan.clips + plan.videos for plan in plans)
     passes = max(1, math.ceil(size / pass_clips))
     edges = [f"{round(number * 2**32 / passes):08x}" for number in range(passes)] + ["g"]  # sorts after every hex digit
+    elsewhere = _elsewhere(store, log, {plan.epoch for plan in plans})
     for low, high in pairwise(edges):
-        _Pass(store, log, plans, (low, high), found).check()
+        _Pass(store, log, plans, (low, high), elsewhere, found).check()
+
+
+def _elsewhere(store: Store, log: Log, intact: set[int]) -> list[str] | None:
+    """Sidecars of epochs that are planned, or were taken back: their rows are not in the ledger. None where any is gone, or
+    where what was committed is damaged: then nobody can say who is missing.
+    """
+    if any(epoch.commit and number not in intact for number, epoch in log.epochs.items()):
+        return None
+    try:
+        keys = [str(epoch.plan.body["ledger"]["planned"]) for n, epoch in log.epochs.items() if n not in intact]
+        return keys if all(store.exists(key) for key in keys) else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 class _Pass:
     """Videos with ids in [low, high)."""
 
-    def __init__(self, store: Store, log: Log, plans: Sequence[EpochPlan], span: tuple[str, str], found: Findings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        log: Log,
+        plans: Sequence[EpochPlan],
+        span: tuple[str, str],
+        elsewhere: list[str] | None,
+        found: Findings,
+    ) -> None:
+        self._is_settled = elsewhere is not None and all(epoch.commit or epoch.void for epoch in log.epochs.values())
+        self._elsewhere, self._listed = elsewhere, IdTable("S16", "u1")  # every video that the ledger has
         self._store, self._plans, self._span, self._found = store, plans, span, found
         self._recipes = {plan.run: Recipe.from_json(log.runs[plan.run].opened.body["recipe"]) for plan in plans}
         # fingerprint -> video -> 1: published, 2: and complete
         self._published: dict[str, IdTable] = defaultdict(lambda: IdTable("S16", "u1"))
         self._clips: dict[str, npt.NDArray[np.int64]] = {}  # clips fingerprint -> sorted hashes of ids of good clips
         self._good: dict[str, IdTable] = defaultdict(lambda: IdTable("S16", "i4"))  # the same -> video -> good clips
+        self._made_in: dict[str, IdTable] = defaultdict(lambda: IdTable("S16", "i4"))  # the same -> video -> epoch of its clips
 
     def check(self) -> None:
         """All of it."""
         self._ledger()
         self._gather_clips()
+        self._superseded()
         for plan in self._plans:
             for planned in plan.objects[:-1]:
                 if planned.table != "clips":
-                    self._answers(planned, self._recipes[plan.run].clips)
+                    self._answers(planned, plan.epoch, self._recipes[plan.run].clips)
 
     def _ledger(self) -> None:
         runs: dict[str, IdTable] = defaultdict(lambda: IdTable("S16", "u1"))
@@ -65,6 +91,7 @@ class _Pass:
             key = plan.objects[-1].key
             for table in self._rows(key, ["video_id", "stages"]):
                 ids = packed(table["video_id"])
+                self._list(ids)
                 self._twice(runs[plan.run], ids, np.ones(len(ids), dtype="u1"), key, f"has another row in run {plan.run}")
                 stages = table["stages"].combine_chunks()
                 flat, parent = pc.list_flatten(stages), pc.list_parent_indices(stages)
@@ -74,6 +101,27 @@ class _Pass:
                     videos, state = ids[parent.filter(ours).to_numpy()], 1 + complete.astype("u1")
                     self._twice(self._published[fingerprint], videos, state, key, f"publishes {fingerprint} again")
 
+    def _list(self, ids: Ids) -> None:
+        once = np.unique(ids)
+        self._listed.put(once, np.ones(len(once), dtype="u1"))
+
+    def _superseded(self) -> None:
+        """Who is superseded was listed once: it has a row, or had one in an epoch that was planned and is not there."""
+        low, high = self._span
+        if self._elsewhere is None:
+            return
+        for key in self._elsewhere:
+            for table in self._rows(key, ["video_id"]):
+                self._list(packed(table["video_id"]))
+        for plan in self._plans:
+            key = plan.objects[-1].key
+            for table in batches(self._store, key, ["supersedes"]):
+                names = table["supersedes"].drop_null()
+                names = names.filter(pc.and_(pc.greater_equal(names, low), pc.less(names, high)))
+                known, _ = self._listed.get(packed(names))
+                for video in names.filter(pa.array(~known)).to_pylist():
+                    self._found.add("supersedes", key, f"a row supersedes video {video}, which was never there")
+
     def _twice(self, table: IdTable, ids: Ids, values: npt.NDArray[np.uint8], key: str, message: str) -> None:
         known, _ = table.get(ids)
         for video in unpacked(ids[known]):
@@ -82,27 +130,35 @@ class _Pass:
 
     def _gather_clips(self) -> None:
         gathered: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
-        for planned in (planned for plan in self._plans for planned in plan.objects if planned.table == "clips"):
+        made = [(planned, plan.epoch) for plan in self._plans for planned in plan.objects if planned.table == "clips"]
+        for planned, epoch in made:
             for table in self._rows(planned.key, ["clip_id", "video_id", "error_code"]):
                 good = table.filter(table["error_code"].is_null())
                 gathered[planned.fingerprint or ""].append(hashes(good["clip_id"].to_pylist()))
                 videos, counts = np.unique(packed(good["video_id"]), return_counts=True)
                 counted = self._good[planned.fingerprint or ""]
                 counted.put(videos, counted.get(videos)[1] + counts.astype("i4"))
+                self._made_in[planned.fingerprint or ""].put(videos, np.full(len(videos), epoch, dtype="i4"))
         self._clips = {fingerprint: np.sort(np.concatenate(arrays)) for fingerprint, arrays in gathered.items()}
 
-    def _answers(self, planned: PlannedObject, clips_fingerprint: str) -> None:
-        """Of videos whose clips are complete, a model's rows must belong to clips; where it is complete too, to all of them."""
+    def _answers(self, planned: PlannedObject, epoch: int, clips_fingerprint: str) -> None:
+        """Of videos whose clips are complete, or were published with them, a model's rows must belong to clips; where both are
+        complete, to all of them.
+        """
         clips = self._clips.get(clips_fingerprint, np.empty(0, dtype=np.int64))
         answered = expected = 0
         last_clip, last_video = np.empty(0, dtype=np.int64), np.empty(0, dtype="S16")
         for table in self._rows(planned.key, ["clip_id", "video_id"]):
             ids = packed(table["video_id"])
             whole = self._published[clips_fingerprint].get(ids)[1] == 2
-            names = table.filter(pa.array(whole))["clip_id"]
-            hashed = hashes(names.to_pylist())
-            for name in names.filter(pa.array(~_among(clips, hashed))).slice(0, 3).to_pylist():
+            has_clips, _ = self._published[clips_fingerprint].get(ids)
+            for video in unpacked(np.unique(ids[~has_clips])) if self._is_settled else ():
+                self._found.add("unfinished", planned.key, f"video {video} has answers and no clips; the next run makes them")
+            names, hashed = table["clip_id"], hashes(table["clip_id"].to_pylist())
+            owned = whole | (self._made_in[clips_fingerprint].get(ids)[1] == epoch)
+            for name in names.filter(pa.array(owned & ~_among(clips, hashed))).slice(0, 3).to_pylist():
                 self._found.add("orphan", planned.key, f"clip {name} is not in clips")
+            hashed = hashed[whole]
             complete = (self._published[planned.fingerprint or ""].get(ids)[1] == 2)[whole]
             new_clips = np.setdiff1d(hashed[complete], last_clip)
             new_videos = np.setdiff1d(ids[whole][complete], last_video)

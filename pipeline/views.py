@@ -17,8 +17,8 @@ import pyarrow as pa
 from pipeline.settings import columns_of
 from schemas.errors import BadRequest
 from schemas.identity import FINGERPRINT, SLUG
+from schemas.secrets import redacted
 from schemas.tables import CLIPS, STAGE_TABLE, TABLES, Table
-from stages.filesystems import redacted
 
 if TYPE_CHECKING:
     from stages.storage import Store

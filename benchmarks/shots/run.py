@@ -21,8 +21,7 @@ from scenedetect import AdaptiveDetector, ContentDetector, detect
 
 from benchmarks.shots.montage import Montage, Recipe, build, real_shots, synthetic_shots
 from benchmarks.shots.score import Score, score
-from stages.planes import planes
-from stages.shots import ShotDetector
+from stages.shots import boundaries
 
 _SLOW = Recipe(shots=30, shot_frames=(14, 40), fps=12, dissolve_frames=5, fade_frames=4)
 _FAST = Recipe(shots=20, shot_frames=(72, 160), fps=60, dissolve_frames=20, fade_frames=16)
@@ -45,14 +44,16 @@ def montages(seeds: Sequence[int], recordings: Path | None) -> Iterator[tuple[st
 
 def ours(path: Path) -> list[int]:
     """Frame numbers at which ShotDetector sees a new shot begin."""
-    detector = ShotDetector()
-    times, cuts = [], []
-    with av.open(str(path)) as container:
-        container.streams.video[0].codec_context.thread_count = 1
+    times: list[float] = []
+
+    def timed(container: av.container.InputContainer) -> Iterator[tuple[float, av.VideoFrame]]:
         for frame in container.decode(video=0):
             times.append(float(frame.time))
-            cuts += detector.push(planes(frame), times[-1])
-    cuts += detector.finish()
+            yield times[-1], frame
+
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        cuts = boundaries(timed(container))
     return [int(np.abs(np.array(times) - cut.time_s).argmin()) for cut in cuts]
 
 

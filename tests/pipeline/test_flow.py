@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from pipeline import worknotes
 from pipeline.flow import Receipts, dataset, faults_folder
 from pipeline.plan import Step
 
@@ -24,7 +26,8 @@ class Expand:
                 os._exit(7)
             if video == "bug":
                 raise KeyError("nobody expected this")
-            yield pa.table({"video_id": [video, video], "frames": pa.array([b"abc", b"def"], pa.large_binary())})
+            frames = pa.table({"frames": pa.array([b"abc", b"def"], pa.large_binary())})
+            yield pa.concat_tables([unit_of(video)] * 2).append_column("frames", frames["frames"])
 
 
 class Measure:
@@ -36,11 +39,24 @@ class Measure:
         return rows.drop_columns([self._column]).append_column("bytes", pa.array(lengths))
 
 
+class Fragile(Measure):
+    """Ends its process at the video called `poison`, every time."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        if "poison" in rows["video_id"].to_pylist():
+            os._exit(7)
+        return super().__call__(rows)
+
+
 STEPS = [Step("expand", Expand, (), cpus=0.45), Step("measure", Measure, ("frames",), cpus=0.05, actors=(1, 1))]
 
 
-def receipts_of(videos: list[str], folder: Path, steps: list[Step] = STEPS) -> list[dict[str, object]]:
-    receipts = Receipts(dataset([pa.table({"video_id": [video]}) for video in videos], steps, str(folder), "run", retries=0))
+def unit_of(video: str) -> pa.Table:
+    return pa.table({"video_id": [video], "uri": [f"/videos/{video}"], "unit": [0], "units": [1]})
+
+
+def receipts_of(videos: list[str], folder: Path, steps: list[Step] = STEPS, run: str = "run") -> list[dict[str, object]]:
+    receipts = Receipts(dataset([unit_of(video) for video in videos], steps, str(folder), run, 1))
     rows: list[dict[str, object]] = []
     while True:
         try:
@@ -61,6 +77,16 @@ def test_rows_pass_from_generating_tasks_through_actors(tmp_path: Path) -> None:
 def test_a_video_that_ends_its_worker_costs_only_its_own_block(tmp_path: Path) -> None:
     rows = receipts_of(["a", "killer", "b"], tmp_path)
     assert {row["video_id"] for row in rows} == {"a", "b"}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_actor_that_dies_mid_batch_costs_only_what_it_held_and_the_dataset_ends(tmp_path: Path) -> None:
+    steps = [STEPS[0], Step("measure", Fragile, ("frames",), cpus=0.05, actors=(1, 1))]
+    run = secrets.token_hex(8)  # what it leaves on the node is there for a while
+    rows = receipts_of(["a", "poison", "b", "c"], tmp_path, steps, run)
+    assert {row["video_id"] for row in rows} <= {"a", "b", "c"}
+    (note,) = [note for _, note in worknotes.read(run) if note.has_died]
+    assert ([unit.uri for unit in note.units], note.step) == (["/videos/poison"], "measure")
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from pipeline.log import Log, PromiseBroken, key_of, parse
 from schemas.errors import ClipmillError
-from stages.storage import StorageUnavailable, Store
+from stages.storage import ObjectInfo, StorageUnavailable, Store
 from tests.pipeline.faults import memory
 
 AT = "2026-01-02T03:04:05+00:00"
@@ -77,6 +78,22 @@ def test_a_missing_entry_is_loud() -> None:
     Store(root).delete(key_of(1))
     with pytest.raises(PromiseBroken, match="00000001"):
         Log(Store(root)).refresh()
+
+
+def test_an_entry_that_a_listing_leaves_out_is_not_missing() -> None:
+    """A folder that grows while it is listed may show a later entry and not the one before."""
+    root = memory()
+    log = opened(root)
+    log.append("close", "r1", lambda _: body("c"))
+    log.append("clean", "r1", lambda _: body("d"))
+
+    class Growing(Store):
+        def list(self, prefix: str = "", recursive: bool = True) -> Iterator[ObjectInfo]:
+            return (info for info in super().list(prefix, recursive) if info.key != key_of(1))
+
+    late = Log(Growing(root))
+    late.refresh()
+    assert late.runs["r1"].clean
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import gc
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -169,16 +170,57 @@ def test_an_object_made_by_another_publisher_meanwhile_is_taken_as_it_is() -> No
     assert publish(slow, plan) == publish(Store(root), plan)
 
 
-def test_an_object_that_does_not_fit_the_plan_is_replaced() -> None:
+@pytest.mark.parametrize("spoilt", [b"cut short", None])
+def test_an_object_that_does_not_fit_the_plan_stays_and_the_epoch_is_given_up(spoilt: bytes | None) -> None:
     alone = Store(memory())
     _, _, plan = planned(alone)
     publish(alone, plan)
     store = Store(memory())
-    _, _, plan = planned(store)
-    store.write(plan.objects[0].key, b"cut short")
-    store.write(plan.objects[1].key, alone.read(plan.objects[2].key))
-    publish(store, plan)
-    assert objects_of(store) == objects_of(alone)
+    w, session, plan = planned(store)
+    store.write(plan.objects[1].key, spoilt or alone.read(plan.objects[2].key))
+    before = objects_of(store)
+    with pytest.raises(PartsMissing, match="not what was planned"):
+        publish(store, plan)
+    assert objects_of(store) == before
+    session.close(complete=False)
+    assert all(table_rows(store, name) == [] for name in TABLES)
+    again = World(store, ARCHIVE, Steps("2"))
+    again.steps.now = w.steps.now
+    again.run()
+    assert len(table_rows(store, "clips")) == 10
+
+
+class _OthersWereFaster(FaultyStore):
+    """Somebody else publishes the epoch right after the first look that found no object."""
+
+    plan: EpochPlan | None = None
+
+    def _looked(self) -> None:
+        plan, self.plan = self.plan, None
+        if plan is not None:
+            publish(Store(self.root), plan)
+
+    def size(self, key: str) -> int | None:
+        found = super().size(key)
+        if found is None:
+            self._looked()
+        return found
+
+    def open_read(self, key: str) -> BinaryIO:
+        try:
+            return super().open_read(key)
+        except FileNotFoundError:
+            self._looked()
+            raise
+
+
+def test_promise_2_an_object_that_appears_between_a_look_and_the_next_is_not_taken_away() -> None:
+    root = memory()
+    _, _, plan = planned(Store(root))
+    slow = _OthersWereFaster(root)
+    slow.plan = plan
+    publish(slow, plan)
+    assert not [write for write in slow.writes if write.startswith("delete")]
 
 
 def _gone(store: Store, plan: EpochPlan) -> None:

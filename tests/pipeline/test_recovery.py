@@ -263,6 +263,61 @@ def test_promise_2_a_zombie_cannot_bring_back_an_epoch_that_was_taken_back_while
     check_like_undisturbed(Store(root), moved_on[0])
 
 
+def test_promise_1_two_that_take_over_a_dead_run_at_once_give_a_failed_video_one_row() -> None:
+    """The second plans, and dies before it closes the run, while the first stands before its own plan."""
+    root = memory()
+    first = World(
+        Store(root), [Video("bad", (0,), error="unreadable"), Video("half", (2,), failing={"embed": (0, 1)})], Steps()
+    )
+    session = first.open()
+    first.stage(session, first.expect(session))
+    others: list[FaultyStore] = []
+
+    class Slow(FaultyStore):
+        def create(self, key: str, data: bytes) -> None:
+            if not others:
+                others.append(FaultyStore(root, 2, after=True))  # two sidecars, and the plan
+                with pytest.raises(Killed):
+                    Recovery(others[0], Log(others[0]), again(others[0], first, "3").steps.clock(), "other").recover()
+                assert others[0].writes[-1].startswith("create _log/")
+            super().create(key, data)
+
+    slow = Slow(root)
+    Recovery(slow, Log(slow), again(slow, first).steps.clock(), "slow").recover()
+    assert Counter((row["video_id"], row["run_id"]) for row in ledger(Store(root))).most_common(1)[0][1] == 1
+    assert len(ledger(Store(root))) == 2
+
+
+def test_an_epoch_that_lost_its_sidecars_does_not_stop_the_taking_over_of_another_run() -> None:
+    store = Store(memory())
+    first = World(store, [Video("a")], Steps("1"))
+    session = first.open()
+    first.stage(session, first.expect(session))
+    other = World(store, [Video("b")], Steps("2"))
+    lost = other.open()
+    lost.receive(other.stage(lost, other.expect(lost)))
+    plan = lost.plan_epoch()
+    assert plan is not None
+    for key in (plan.ledger.key, plan.parts.key):
+        store.delete(key)
+    recovered = Recovery(store, Log(store), again(store, first, "3").steps.clock(), "finder").recover()
+    assert recovered.voided == [plan.epoch]
+    assert len(recovered.committed) == 2  # what both had staged completely
+    assert len(ledger(store)) == 2
+
+
+def test_the_lease_of_a_run_that_died_before_it_was_opened_is_cleared_away_once_it_has_lapsed() -> None:
+    root = memory()
+    with pytest.raises(Killed):
+        world(FaultyStore(root, 0, after=True)).open()
+    early, late = world(Store(root), "2"), world(Store(root), "3")
+    early.open()
+    assert len([info for info in Store(root).list("_runs") if info.key.endswith("lease.json")]) == 2
+    late.steps.advance(LATER_S)
+    late.run()
+    assert not [info for info in Store(root).list("_runs") if info.key.endswith("lease.json")]
+
+
 def test_a_run_whose_process_is_gone_is_dead_before_its_lease_lapses() -> None:
     store = Store(memory())
     here = lease.Owner.here()
@@ -372,6 +427,10 @@ def test_promise_2_and_3_two_runs_in_any_order_dying_at_any_step(moves: list[str
     for left in running.values():  # those that wake up after all is over
         with pytest.raises((RunClosed, StopIteration)):
             consume(left)
+    sweeper = world(FaultyStore(root, watch=stranger), "sweeper")  # clears away what they staged
+    sweeper.steps.now = steps.now
+    sweeper.run()
+    steps.now = sweeper.steps.now
     found = tables(Store(root))
     assert {name: rows for name, rows in found.items() if name != "videos"} == {
         name: rows for name, rows in TABLES_OF_ONE_RUN.items() if name != "videos"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,8 +20,9 @@ from pipeline.staging import StageParts
 from schemas.config import ClipsConfig, JobConfig
 from stages.decode import Decode
 from stages.discover import Discovery
-from stages.storage import Store
+from stages.storage import StorageUnavailable, Store
 from stages.units import units_of
+from tests.faults.doubles import hang
 from tests.media import textured, write_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -39,11 +41,14 @@ class DeadlyDecode:
                 (self._marks / name).touch()
                 os._exit(9)
             if name == "sleeper":
-                time.sleep(25)
+                hang()
+            if name == "outage" and not (self._marks / "outage").exists():
+                (self._marks / name).touch()
+                raise StorageUnavailable("the store is away")
             yield from self._decode(units.slice(row, 1))
 
 
-def work(archive: Path, output: Path, names: list[str], deadlines: Deadlines) -> Session:
+def work(archive: Path, output: Path, names: list[str], deadlines: Deadlines, tell: Callable[[str], None] = print) -> Session:
     archive.mkdir()
     for number, name in enumerate(names):
         write_video(archive / f"{name}.mp4", textured(30, seed=number))
@@ -57,7 +62,7 @@ def work(archive: Path, output: Path, names: list[str], deadlines: Deadlines) ->
     ]
     publisher = Publisher(session, str(output), config.resources, Here())
     try:
-        Rounds(session, steps, str(output), 2, deadlines, session.receive, publisher.tick).run()
+        Rounds(session, steps, str(output), 2, deadlines, session.receive, publisher.tick, tell).run()
     finally:
         publisher.finish()
         session.close(complete=not session.sums.open)
@@ -70,7 +75,9 @@ def statuses(output: Path) -> dict[str, tuple[str, str | None]]:
 
 
 def test_promise_4_a_video_that_kills_its_worker_is_quarantined_and_costs_no_neighbour(tmp_path: Path) -> None:
-    work(tmp_path / "archive", tmp_path / "out", ["a", "killer", "b", "once", "c"], Deadlines(None, 120))
+    told: list[str] = []
+    work(tmp_path / "archive", tmp_path / "out", ["a", "killer", "b", "once", "c"], Deadlines(None, 120), told.append)
+    assert [line.rpartition(" ")[2] for line in told if "killer.mp4" in line] == ["alone", "alone", "up"]
     assert statuses(tmp_path / "out") == {
         "a": ("ok", None),
         "b": ("ok", None),
@@ -80,7 +87,20 @@ def test_promise_4_a_video_that_kills_its_worker_is_quarantined_and_costs_no_nei
     }
 
 
-def test_a_run_without_receipts_stops_and_publishes_what_is_complete(tmp_path: Path) -> None:
-    with pytest.raises(StoppedEarly, match="stalled"):
+def test_a_run_without_receipts_stops_ends_what_hangs_and_publishes_what_is_complete(tmp_path: Path) -> None:
+    with pytest.raises(StoppedEarly, match="stalled") as stopped:
         work(tmp_path / "archive", tmp_path / "out", ["a", "sleeper"], Deadlines(None, 12))
     assert statuses(tmp_path / "out") == {"a": ("ok", None)}
+    (told,) = [line for line in stopped.value.details if "sleeper.mp4: decode since" in line]
+    pid = int(re.search(r"pid (\d+)", told)[1])  # type: ignore[index]
+    until = time.monotonic() + 60
+    while Path(f"/proc/{pid}/exe").exists():
+        assert time.monotonic() < until, "the worker that hangs outlives its run, though its driver lives"
+        time.sleep(0.1)
+
+
+def test_promise_4_while_the_storage_is_away_nobody_is_blamed(tmp_path: Path) -> None:
+    told: list[str] = []
+    work(tmp_path / "archive", tmp_path / "out", ["a", "outage"], Deadlines(None, 120), told.append)
+    assert statuses(tmp_path / "out") == {"a": ("ok", None), "outage": ("ok", None)}
+    assert told == []

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import lease
 from pipeline.log import Log, PromiseBroken, RunClosed
 from pipeline.publish import publish
 from pipeline.recovery import Recovery, unlock
-from pipeline.session import Session
+from pipeline.session import Busy, Session
 from pipeline.staging import StageParts
 from pipeline.verify import verify
 from schemas.errors import ErrorCode
+from schemas.rows import UNIT_ROW
 from stages.storage import StorageUnavailable, Store
-from tests.pipeline.faults import memory, table_rows
+from tests.pipeline.faults import FaultyStore, UnconditionalStore, memory, table_rows
 from tests.pipeline.rows import Steps, Video, World, sources
 from tests.pipeline.test_recovery import ledger
 
@@ -339,7 +341,7 @@ def test_a_run_that_was_taken_over_but_not_closed_goes_on_without_rows_of_its_ow
     log.refresh()
 
     class DiesBeforeClosing(Recovery):
-        def close(self, run: str, more: Any = None) -> None:
+        def close(self, run: str, more: Any = dict) -> None:
             raise StorageUnavailable(f"died before closing {run} with {more}")
 
     with pytest.raises(StorageUnavailable):
@@ -412,3 +414,82 @@ def test_midnight_between_plan_and_publishing_changes_no_key() -> None:
     days = {info.key.split("run_date=")[1][:10] for name in ("videos", "clips", "captions") for info in w.store.list(name)}
     assert days == {"2026-01-02"}
     assert verify(w.store, w.steps.now) == []
+
+
+def test_promise_1_a_run_whose_epoch_had_to_be_taken_back_does_not_end_well() -> None:
+    w = World(Store(memory()), [Video("a"), Video("b")], Steps())
+    session = w.open()
+    found = w.expect(session)
+    session.receive(w.stage(session, found.slice(0, 1)))
+    w.publish(session, session.plan_epoch())
+    session.receive(w.stage(session, found.slice(1)))
+    assert session.plan_epoch()
+    for info in list(w.store.list(f"_runs/{session.run_id}/parts")):
+        w.store.delete(info.key)
+    with pytest.raises(PromiseBroken, match="2 sources were listed, but 1 are accounted for"):
+        session.close()
+    assert session.sums.rows == len(ledger(w.store)) == 1
+    assert session.sums.statuses == {"ok": 1}
+    assert verify(w.store, w.steps.now) == []
+    assert after(w).expect(after(w).open()).num_rows == 1
+
+
+def test_a_run_that_wakes_up_late_does_not_bring_an_old_configuration_back() -> None:
+    w = World(Store(memory()), [Video("a")], Steps())
+    session = w.open()
+    session.receive(w.stage(session, w.expect(session)))
+    plan = session.plan_epoch()
+    later = after(w, caption="Other.")
+    later.steps.advance(lease.LEASE_S + 1)
+    run_id = later.run().run_id
+    w.publish(session, plan)
+    with pytest.raises(RunClosed):
+        session.close(complete=False)
+    assert json.loads(w.store.read("_current.json"))["run"] == run_id
+
+
+def test_what_late_workers_stage_for_a_run_that_is_over_is_cleared_away_by_the_next_run() -> None:
+    w, session = run(Video("a"))
+    record = [info.key for info in w.store.list(f"_runs/{session.run_id}")]
+    unit = dict.fromkeys(UNIT_ROW.names) | {
+        "video_id": w.videos[0].id, "uri": w.videos[0].uri, "unit": 0, "units": 1,
+        "due": [w.config.clips.fingerprint(), *(entry.fingerprint for entry in w.entries)],
+    }  # fmt: skip
+    StageParts(w.store, session.run_id)(w.rows(unit, "late"))
+    w.store.write(lease.key_of(session.run_id), b"{}")
+    assert len(list(w.store.list(f"_runs/{session.run_id}"))) == len(record) + 2
+    after(w).run()
+    assert [info.key for info in w.store.list(f"_runs/{session.run_id}")] == record
+
+
+def test_a_run_says_that_it_lives_while_it_publishes_what_is_left() -> None:
+    class Renewing(FaultyStore):
+        def open_write(self, key: str, exclusive: bool = False) -> Any:
+            if key.startswith("videos/"):
+                session.renew_lease()
+            return super().open_write(key, exclusive)
+
+    store = Renewing(memory())
+    w = World(store, [Video("a")], Steps())
+    session = w.open()
+    session.receive(w.stage(session, w.expect(session)))
+    store.writes.clear()
+    session.close()
+    assert any(write.endswith("lease.json") and write.startswith("write") for write in store.writes)
+    session.renew_lease()
+    assert not store.exists(lease.key_of(session.run_id))
+
+
+def test_of_two_runs_that_begin_at_the_same_instant_without_conditional_writes_one_gives_way() -> None:
+    root = memory()
+    store = UnconditionalStore(root)
+
+    class Overwritten(Steps):
+        def advance(self, seconds: float) -> None:
+            super().advance(seconds)
+            entry = json.loads(store.read("_log/00000000.json"))
+            store.write("_log/00000000.json", json.dumps(entry | {"run": "another", "token": "another"}).encode())
+
+    with pytest.raises(Busy, match="in this very moment"):
+        World(store, [Video("a")], Overwritten("1")).open()
+    assert [info.key for info in store.list()] == ["_log/00000000.json"]

@@ -42,6 +42,13 @@ def test_the_share_that_may_fail_is_the_callers() -> None:
     assert exit_code(result(counts={"failed": 2}), 1.0) == 3  # all did
 
 
+def test_a_model_that_answers_nothing_about_too_many_videos_is_code_3_and_said() -> None:
+    found = result(counts={"partial": 94, "ok": 6}, unanswered=6)
+    assert exit_code(found) == 3
+    assert exit_code(found, 0.06) == 0
+    assert "  silent   6 videos: one of the models had no answer to any of their clips\n" in text(found)
+
+
 def test_a_broken_promise_outweighs_an_early_stop_and_that_outweighs_failures() -> None:
     bad = {"counts": {"failed": 1}}
     assert exit_code(result(**bad, stopped_reason="stalled", promise_broken="sums differ")) == 1
