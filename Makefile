@@ -6,13 +6,23 @@ BIN    := $(VENV)/bin
 VIDEOS ?= ../shared/videos
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check bench clean coverage
+# parts of `make test-faults`, each a module of tests/faults; PART="storage media" runs some of them
+PART   ?= publishing protocol storage media models runs cluster load security
+
+.PHONY: demo test test-faults check bench clean coverage
 
 demo: $(VENV)/.installed
 	$(BIN)/clipmill demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Breaks everything, at length; writes what was tried and survived into docs/reliability.md.
+test-faults: $(VENV)/.installed-dev
+	@failed=; for part in $(PART); do \
+	  $(BIN)/python -m pytest tests/faults/test_$$part.py --long --record .faults || failed=1; \
+	done; \
+	$(BIN)/python -m tests.faults.report .faults docs/reliability.md && test -z "$$failed"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -28,7 +38,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.shots.run --seeds 8 --real $(VIDEOS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis clipmill-demo
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults clipmill-demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Clipmill needs Python 3.11 or newer; set PYTHON=...")'

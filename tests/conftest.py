@@ -11,6 +11,12 @@ import pytest
 from tests.s3 import S3Server, environment, serve_s3
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make test-faults` asks for; tests/faults/conftest.py says what it does."""
+    parser.addoption("--long", action="store_true", help="run every case of tests/faults instead of a few of each kind")
+    parser.addoption("--record", metavar="FOLDER", help="write down what tests/faults tried, for docs/reliability.md")
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server for the whole session; the environment leads every client (and process started later) to it.

@@ -1,6 +1,7 @@
-"""A real S3 server for tests: `rclone serve s3` over a temporary folder, on a port of its own choice.
+"""Real S3 servers for tests, each on a port of its own choice, for the two kinds of store that Clipmill must run on.
 
-Knows no conditional writes (an If-None-Match is ignored), which is one of the two kinds of store that Clipmill must run on.
+`rclone serve s3` over a temporary folder checks signatures and knows no conditional writes (an If-None-Match is ignored). The
+server of moto, in memory, enforces conditional writes and checks no signatures.
 """
 
 from __future__ import annotations
@@ -21,17 +22,16 @@ from pathlib import Path
 from typing import Any
 
 START_WAIT_S = 120.0  # a busy machine may take long; a server that cannot start ends at once
-_ADDRESS = re.compile(r"Starting s3 server on \[(http://[0-9.]+:[0-9]+)/?\]")
+_ADDRESS = re.compile(r"Starting s3 server on \[(http://[0-9.]+:[0-9]+)/?\]|Running on (http://[0-9.]+:[0-9]+)")
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server. Its buckets are the folders of `folder`, but put nothing there: it remembers what folders hold."""
+    """A running server."""
 
     endpoint: str
     key: str
     secret: str
-    folder: Path
 
     def env(self) -> dict[str, str]:
         """What a client's process needs in its environment to reach this server."""
@@ -72,13 +72,28 @@ class S3Server:
 
 @contextmanager
 def serve_s3(folder: Path) -> Iterator[S3Server]:
-    """Serves the folders of `folder` as buckets until the block ends."""
+    """Serves the folders of `folder` as buckets until the block ends. Put nothing there: it remembers what folders hold."""
     key, secret = f"key{secrets.token_hex(8)}", secrets.token_hex(16)
     command = [_rclone(), "serve", "s3", "--config", "", "--auth-key", f"{key},{secret}", "--addr", "127.0.0.1:0"]
     command.append(str(folder))
+    with _running(command) as endpoint:
+        yield S3Server(endpoint, key, secret)
+
+
+@contextmanager
+def serve_conditional_s3() -> Iterator[S3Server]:
+    """Serves buckets in memory, with conditional writes, until the block ends."""
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", "0"]
+    with _running(command) as endpoint:
+        yield S3Server(endpoint, f"key{secrets.token_hex(8)}", secrets.token_hex(16))
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[str]:
+    """A server's process, by its endpoint."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True)
     try:
-        yield S3Server(_endpoint(process), key, secret, folder)
+        yield _endpoint(process)
     finally:
         process.terminate()
         try:
@@ -106,7 +121,7 @@ def _endpoint(process: subprocess.Popen[str]) -> str:
         for line in process.stderr:
             lines.append(line)
             if match := _ADDRESS.search(line):
-                found.put(match.group(1))
+                found.put(match.group(1) or match.group(2))
         process.stderr.close()
         found.put(None)
 
