@@ -153,26 +153,28 @@ class Watch:
     def _number(self) -> int:
         return int(self._looks.read_text()) if self._looks.exists() else 0
 
-    def end(self, may_void: bool) -> tuple[Damage, int]:
-        """What it saw that nobody may see, and how often it looked."""
+    def end(self, may_void: bool) -> tuple[Damage, int, list[str]]:
+        """What it saw that nobody may see, counted, how often it looked, and the same in words."""
         self._stop.touch()
         ended = self._place.processes.wait(self._pid, self._out)
         if ended.signal is not None or "looks" not in ended.out:
             raise AssertionError(f"the stranger ended by {ended}")
         # An object is replaced, by one without rows, only where its epoch is taken back. Whoever was reading it may have to
         # look again: a store gives ranges of an object, not a moment of it.
-        partial = 0 if may_void else len(ended.out["failed"])
+        sights = [] if may_void else list(ended.out["failed"])
         for group, counts in ended.out["counts"].items():
             whole = 1 if group.startswith("videos ") else self._place.whole.get(group)
-            partial += counts != [whole]
+            if counts != [whole]:
+                sights.append(f"{group}: {counts} rows, of {whole}")
             fewer = ended.out["shrunk"].get(group, 0)
             # An epoch whose parts are gone is taken back: all of a video's rows at once, and once only.
-            partial += fewer > (1 if may_void and not group.startswith("videos ") else 0)
-        return Damage(partial_views=partial, hangs=int(self.hung or ended.hung)), int(ended.out["looks"])
+            if fewer > (1 if may_void and not group.startswith("videos ") else 0):
+                sights.append(f"{group}: fewer rows than before, {fewer} times")
+        return Damage(partial_views=len(sights), hangs=int(self.hung or ended.hung)), int(ended.out["looks"]), sights
 
 
-def survive(place: Place, point: Point) -> tuple[Damage, int]:
-    """Kills there, starts again, and compares: the damage, and how often the stranger looked."""
+def survive(place: Place, point: Point) -> tuple[Damage, int, list[str]]:
+    """Kills there, starts again, and compares: the damage, how often the stranger looked, and what it saw that nobody may."""
     root = place.new_root()
     number = prepare(place, root, point.what)
     watch = Watch(place, root)
@@ -181,28 +183,28 @@ def survive(place: Place, point: Point) -> tuple[Damage, int]:
     died = place.processes.done(place.out, job=job, root=root, number=number, at=point.at, when=point.when)
     watch.look_once_more()
     last = place.processes.done(place.out, job="run", root=root, number=number + 1)
-    seen, looks = watch.end(may_void=point.what == "vanished")
+    seen, looks, sights = watch.end(may_void=point.what == "vanished")
     assert died.hung or died.signal == KILL, f"{point} was not killed: {died}"
     if last.hung:
-        return seen + Damage(hangs=1), looks
+        return seen + Damage(hangs=1), looks, sights
     assert last.signal is None, f"{point}: what began again ended by {last}"
     assert last.out["verify"] == [], (point, last.out["verify"])
     assert last.out["left"] == [], (point, last.out["left"])
     assert last.out["is_named"], f"{point}: _current.json names another configuration"
     found = {name: [tuple(row) for row in rows] for name, rows in last.out["tables"].items()}
-    return seen + compared(place.expected, found) + Damage(hangs=int(died.hung)), looks
+    return seen + compared(place.expected, found) + Damage(hangs=int(died.hung)), looks, sights
 
 
 def survive_all(place: Place, points: Sequence[Point], what: str, record: Record, replay: str) -> None:
     damage = Damage()
     for point in points:
-        found, looks = survive(place, point)
+        found, looks, sights = survive(place, point)
         record(what, found)
         record.figure(
             f"looks of the stranger, {what}", f"{int(record.figures.get(f'looks of the stranger, {what}', '0')) + looks}"
         )
         damage += found
-        found.check(f"{point}: {replay}")
+        found.check(f"{point}: {sights} {replay}")
 
 
 def on_s3(disk: Place) -> list[Point]:
