@@ -1,0 +1,82 @@
+"""A program run as its own process, and what it cost with everything that it started."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+_LINGER_S = 20.0  # that what a program left running may take to end
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds from start to end, CPU seconds of all processes, and what the program printed last."""
+
+    began_s: float  # time.time()
+    wall_s: float
+    cpu_s: float
+    tail: str
+
+
+class ProgramFailed(Exception):
+    """The program ended with another code than 0."""
+
+
+def run(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, timeout_s: float = 1800.0) -> Cost:
+    """Runs `command` and waits for it and for all that it started. Its output goes to the file `log`.
+
+    Daemons (such as Ray's) outlive their parents; as the reaper of orphans we are told what they took, too. What still runs
+    some time after the program has ended is killed. ProgramFailed with the end of the log where it fails or takes too long.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "this system does not let a process reap orphans")
+    before = {child.pid for child in psutil.Process().children()}
+    with log.open("wb") as output:
+        began_s, start_s = time.time(), time.monotonic()
+        started = subprocess.Popen(
+            [*command], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, start_new_session=True
+        )
+        code, cpu_s = _waited(started.pid, start_s + timeout_s)
+    wall_s = time.monotonic() - start_s
+    started.returncode = code  # reaped here: Popen must not wait for it again
+    cpu_s += _orphans_cpu_s(before)
+    tail = log.read_text(errors="replace")[-4000:]
+    if code != 0:
+        raise ProgramFailed(f"{' '.join(command)} ended with {code}:\n{tail}")
+    return Cost(began_s, wall_s, cpu_s, tail)
+
+
+def _waited(pid: int, until_s: float) -> tuple[int, float]:
+    """(exit code, CPU seconds of the process and of those it waited for); killed at `until_s` of the monotonic clock."""
+    while True:
+        found, status, used = os.wait4(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+        if time.monotonic() > until_s:
+            os.killpg(pid, signal.SIGKILL)
+            until_s = float("inf")
+        time.sleep(0.005)
+
+
+def _orphans_cpu_s(before: set[int]) -> float:
+    """CPU seconds of all that the program left behind, once it has ended."""
+    total_s = 0.0
+    ends_s = time.monotonic() + _LINGER_S
+    while left := [child for child in psutil.Process().children() if child.pid not in before]:
+        for child in left:
+            if time.monotonic() > ends_s and child.status() != psutil.STATUS_ZOMBIE:
+                child.kill()
+            found, _, used = os.wait4(child.pid, os.WNOHANG)
+            if found:
+                total_s += used.ru_utime + used.ru_stime
+        time.sleep(0.01)
+    return total_s

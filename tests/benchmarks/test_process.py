@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.process import ProgramFailed, run
+
+BUSY = """
+import os, time
+def work(cpu_s):
+    while time.process_time() < cpu_s: pass
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        work(0.6)
+    os._exit(0)
+work(0.2)
+print("done")
+"""
+
+
+def test_what_a_program_leaves_running_counts_too(tmp_path: Path) -> None:
+    cost = run([sys.executable, "-c", BUSY], log=tmp_path / "log")
+    assert cost.tail == "done\n"
+    assert 0.75 < cost.cpu_s < 2.0
+
+
+def test_a_program_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ProgramFailed, match=r"(?s)ended with 1:.*ZeroDivisionError"):
+        run([sys.executable, "-c", "1 / 0"], log=tmp_path / "log")
+
+
+def test_a_program_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(ProgramFailed, match="ended with -9"):
+        run(["sleep", "60"], log=tmp_path / "log", timeout_s=0.3)
+    assert time.monotonic() - began_s < 30
