@@ -24,6 +24,7 @@ from schemas.errors import BadClip, ErrorCode
 from schemas.rows import CLIP_ROW, conform
 from stages.models.adapter import Answers, ClipFrames, Infer, model_errors
 from stages.sample import choose
+from stages.telemetry import Figure, measured, timed
 
 T = TypeVar("T")
 Struct = dict[str, Any]
@@ -51,12 +52,19 @@ class Batches(Generic[T]):
     def __call__(self, table: pa.Table) -> pa.Table:
         """`table` with this entry's structs appended in its due rows; the rows stay as many and in their order."""
         due = due_rows(table, self.entry.fingerprint)
+        if not due:
+            return conform(table, CLIP_ROW)
         found: dict[int, list[Struct]] = {}
-        for rows in self._batches(table, due):
-            clips = [clip_frames(table, row, self.entry.config.frames) for row in rows]
-            answers = self._answers(clips)
-            found.update({row: self._marked(answers[clip.id]) for row, clip in zip(rows, clips, strict=True)})
+        with timed(Figure.STAGE_S, **self._labels):
+            for rows in self._batches(table, due):
+                clips = [clip_frames(table, row, self.entry.config.frames) for row in rows]
+                answers = self._answers(clips)
+                found.update({row: self._marked(answers[clip.id]) for row, clip in zip(rows, clips, strict=True)})
         return conform(_append(table, self.column, found), CLIP_ROW)
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        return {"stage": self.entry.stage, "model": self.entry.config.slug}
 
     def _batches(self, table: pa.Table, due: Sequence[int]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -73,6 +81,7 @@ class Batches(Generic[T]):
 
     def _answers(self, clips: Sequence[ClipFrames]) -> dict[str, list[Struct] | BadClip]:
         """Structs per clip id. What fails together is tried apart: halves when memory ran out, else one by one."""
+        measured(Figure.FORWARD_CLIPS, len(clips), **self._labels)
         try:
             with model_errors():
                 told = matched(clips, self.infer(clips))
@@ -180,8 +189,6 @@ def matched(clips: Sequence[ClipFrames], answers: Answers[T]) -> dict[str, T | B
 
 def _append(table: pa.Table, column: str, found: Mapping[int, list[Struct]]) -> pa.Table:
     """`table` with structs added at the end of `column` in the rows of `found`."""
-    if not found:
-        return table
     values = table[column].to_pylist()
     for row, structs in found.items():
         values[row] = [*(values[row] or ()), *structs]

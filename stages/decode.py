@@ -24,6 +24,7 @@ from stages.reader import Reader, Span
 from stages.roots import ANYWHERE, Roots
 from stages.sample import RgbConverter, rotation_of, union
 from stages.sources import check_unchanged, open_source
+from stages.telemetry import Figure, measured
 from stages.watchdog import Watchdog
 
 FLUSH_CLIPS = 16
@@ -114,20 +115,22 @@ class Decode:
         """The unit's tables; its clocks stand while a table is with the consumer."""
         report = _Report()
         base = {**unit, "attempt": uuid.uuid4().hex}
-        tables = self._unit(base, report)
+        tables, wall_s = self._unit(base, report), 0.0
         self._watchdog.start(f"{unit['uri']} unit {unit['unit']}")
         more = True
         while more:
             self._watchdog.resume()
-            cpu_s = time.thread_time()
+            began_s, cpu_s = time.monotonic(), time.thread_time()
             try:
                 table = next(tables, None)
             finally:
                 report.cpu_s += time.thread_time() - cpu_s
+                wall_s += time.monotonic() - began_s
                 self._watchdog.pause()
             if table is not None:
                 yield table
             more = table is not None
+        measured(Figure.STAGE_S, wall_s, stage="decode", model="")
         yield rows_table([{**base, "row": report.clips, "end": report.end()}], CLIP_ROW)
 
     def _unit(self, base: Row, report: _Report) -> Iterator[pa.Table]:

@@ -20,6 +20,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from schemas.errors import BadRequest, ClipmillError, one_line
 from schemas.secrets import has_credentials, hidden, redacted
 from stages.patience import BrokenAnswer, Patience
+from stages.telemetry import Figure, measured
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # Checksums only where S3 asks for them: many S3-like stores refuse the headers, or answer a range with the whole object's.
@@ -194,6 +195,7 @@ def answered(call: Callable[[], T]) -> T:
         try:
             return call()
         except _broken_answers():
+            measured(Figure.STORAGE_RETRY, 1, reason="broken_answer")
             time.sleep(_ANSWER_WAIT_S * tries)
     return call()
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from stages.telemetry import Figure, measured
+
 SILENT_S = 60.0  # of calls that fail, without one that succeeds in between
 THROTTLED_S = 180.0  # of being told to slow down: such a store is alive
 MOST_WAIT_S = 20.0  # between two tries
@@ -63,6 +65,8 @@ class Patience:
         wait_s = self.wait_s(attempts, request_dict.setdefault("context", {}), throttled=trouble in _THROTTLES)
         if wait_s is None and trouble == NONSENSE:
             raise BrokenAnswer("what answered is not S3 (a login page, a broken gateway)")
+        if wait_s is not None:
+            measured(Figure.STORAGE_RETRY, 1, reason=_kind(trouble, is_answer=response is not None))
         return wait_s
 
     def wait_s(self, tries: int, call: dict[str, Any], *, throttled: bool = False) -> float | None:
@@ -74,6 +78,13 @@ class Patience:
         if waited_s >= (THROTTLED_S if throttled else SILENT_S) or tries >= (self._most_tries or tries + 1):
             self.is_over = True
         return None if self.is_over else self._jitter() * min(2.0 ** (tries - 1), MOST_WAIT_S)
+
+
+def _kind(trouble: str, *, is_answer: bool) -> str:
+    """One of four words: codes are the server's to choose, and a label must not have values without end."""
+    if not is_answer:
+        return "no_answer"
+    return "throttled" if trouble in _THROTTLES else "nonsense" if trouble == NONSENSE else "server_error"
 
 
 def _trouble(http: Any, parsed: dict[str, Any], operation: str) -> str | None:

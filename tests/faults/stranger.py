@@ -16,13 +16,14 @@ from pyarrow import fs
 from schemas.tables import TABLES
 
 PAUSE_S = 0.01
+WAIT_S = 60.0  # for an answer; pyarrow gives up after 3 s, which a busy machine may need
 
 
 def watch(root: str, out: str, stop: str, looks: str) -> None:
     """Looks until the file `stop` is there; then tells what it saw. After every look the file `looks` has its number.
 
     Of every (table, partition, video): all row counts that it ever had, and how often it had fewer rows than a moment before.
-    `failed` are the objects that were listed and could not be read.
+    `failed` are the objects that were listed and could not be read; of a server's, which may be slow or refuse, twice in a row.
     """
     filesystem, base = _opened(root)
     counts: dict[str, set[int]] = {}
@@ -33,6 +34,8 @@ def watch(root: str, out: str, stop: str, looks: str) -> None:
     while True:
         is_last = Path(stop).exists()
         now, trouble = look(filesystem, base)
+        if trouble and "://" in root:
+            now, trouble = look(filesystem, base)
         failed += trouble
         if not trouble:
             for group in before.keys() | now.keys():
@@ -54,9 +57,9 @@ def look(filesystem: Any, base: str) -> tuple[Counter[str], list[str]]:
     failed: list[str] = []
     for name in TABLES:
         folder = f"{base}/{name}"
-        if filesystem.get_file_info(folder).type == fs.FileType.NotFound:
-            continue
         try:
+            if filesystem.get_file_info(folder).type == fs.FileType.NotFound:
+                continue
             found.update(_groups(ds.dataset(folder, filesystem=filesystem, format="parquet", partitioning="hive"), name))
         except (OSError, pa.ArrowInvalid) as error:
             failed.append(f"{name}: {error!r}")
@@ -81,6 +84,8 @@ def _opened(root: str) -> tuple[Any, str]:
         endpoint_override=endpoint.partition("://")[2].rstrip("/"),
         scheme=endpoint.partition("://")[0],
         region="us-east-1",
+        connect_timeout=WAIT_S,
+        request_timeout=WAIT_S,
     )
     return filesystem, root.removeprefix("s3://")
 

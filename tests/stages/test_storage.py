@@ -18,7 +18,7 @@ import pytest
 from botocore.parsers import ResponseParserError
 
 from schemas.errors import BadRequest
-from stages import filesystems
+from stages import filesystems, telemetry
 from stages.disk import TEMPORARY_PREFIX, Disk
 from stages.patience import BrokenAnswer, Patience
 from stages.remote import S3
@@ -523,6 +523,26 @@ def test_a_connection_that_breaks_is_tried_again_as_often_as_configured() -> Non
         for n in (1, 2, 3)
     ]
     assert waits == [1.0, 2.0, None]
+
+
+def test_every_call_that_is_tried_again_is_counted_under_one_of_few_reasons() -> None:
+    telemetry.collect()
+    outage = _Outage()
+    outage.tell(1, {}, 503, Error={"Code": "SlowDown"})
+    outage.tell(1, {}, 418, Error={"Code": "InternalError"})
+    outage.tell(1, {}, 500, Error={"Code": "a word that only this server knows"})
+    outage.patience.on_answer(attempts=1, request_dict={}, operation=None, caught_exception=OSError())
+    outage.tell(1, {}, ETag=None)
+    outage.tell(1, {})  # good
+    outage.tell(1, {}, 404, Error={"Code": "NoSuchKey"})
+    counted = [(one.figure, one.value, one.labels["reason"]) for one in telemetry.collect()]
+    reasons = ("throttled", "server_error", "server_error", "no_answer", "nonsense")
+    assert counted == [(telemetry.Figure.STORAGE_RETRY, 1, reason) for reason in reasons]
+    assert outage.tell(1, {}, 503, Error={"Code": "SlowDown"}) is not None
+    given_up = _Outage(most_tries=1)
+    telemetry.collect()
+    assert given_up.tell(1, {}, 503, Error={"Code": "SlowDown"}) is None
+    assert telemetry.collect() == []
 
 
 def test_a_good_answer_without_what_s3_always_says_is_none() -> None:
