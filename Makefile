@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 # parts of `make test-faults`, each a module of tests/faults; PART="storage media" runs some of them
 PART   ?= publishing protocol storage media models runs cluster load security
 
-.PHONY: demo test test-faults check bench clean coverage
+.PHONY: demo test test-faults test-cluster check bench clean coverage
 
 demo: $(VENV)/.installed
 	$(BIN)/clipmill demo
@@ -23,6 +23,10 @@ test-faults: $(VENV)/.installed-dev
 	  $(BIN)/python -m pytest tests/faults/test_$$part.py --long --record .faults || failed=1; \
 	done; \
 	$(BIN)/python -m tests.faults.report .faults docs/reliability.md && test -z "$$failed"
+
+# Installs, starts and schedules what clusters are made of; docs/cluster.md says what that covers.
+test-cluster: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/cluster --long
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

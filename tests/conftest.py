@@ -12,9 +12,17 @@ from tests.s3 import S3Server, environment, serve_s3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What `make test-faults` asks for; tests/faults/conftest.py says what it does."""
-    parser.addoption("--long", action="store_true", help="run every case of tests/faults instead of a few of each kind")
+    """What `make test-faults` and `make test-cluster` ask for; tests/faults/conftest.py says more."""
+    parser.addoption("--long", action="store_true", help="every case of tests/faults, and what is marked cluster")
     parser.addoption("--record", metavar="FOLDER", help="write down what tests/faults tried, for docs/reliability.md")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --long, tests marked `cluster` are left out."""
+    left_out = [] if config.getoption("long") else [item for item in items if item.get_closest_marker("cluster")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
