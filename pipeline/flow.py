@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.metering import worker_meter
 from pipeline.plan import Step
 from pipeline.worknotes import Notebook
 from schemas.secrets import hidden
@@ -36,7 +37,7 @@ class Worker:
     def __init__(self, step: Step, root: str, run_id: str, turn: int) -> None:
         import ray
 
-        self._root, self._run_id = root, run_id
+        self._root, self._run_id, self._step = root, run_id, step.name
         self._notebook = Notebook(run_id, turn, ray.get_runtime_context().get_node_id(), step.name)
         with self._written_down("while the stage was built"):
             self._stage = step.stage(*step.args)
@@ -44,7 +45,8 @@ class Worker:
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """What the stage makes of a table, whether it returns one table or yields several."""
         videos = ", ".join(sorted(set(table["video_id"].to_pylist())))
-        with self._written_down(f"at videos {videos}"), self._notebook.at(table) as note:
+        holding = worker_meter().holding(self._step, table)
+        with self._written_down(f"at videos {videos}"), self._notebook.at(table) as note, holding:
             out = self._stage(table)
             for one in [out] if isinstance(out, pa.Table) else out:
                 note.handing_over(one)

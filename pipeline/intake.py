@@ -84,14 +84,18 @@ class Intake:
         self._small: list[_Held] = []  # receipts that are not merged yet
         self.ready_clips = 0
 
-    def expect(self, units: pa.Table) -> None:
-        """UNIT_ROW rows that will be run; a unit that is expected again has had a try that left too little."""
+    def expect(self, units: pa.Table) -> int:
+        """UNIT_ROW rows that will be run, and how many of them were not expected before; one that is expected again has had a
+        try that left too little.
+        """
+        known = len(self._units)
         held = _Held(_copied(conform(units, UNIT_ROW)))
         for row, (name, count) in enumerate(zip(_names(units), units["units"].to_pylist(), strict=True)):
             if name in self._units:
                 self._units[name].tries += 1
             else:
                 self._units[name] = _Unit(held, row, count, tries=1)
+        return len(self._units) - known
 
     def receive(self, receipts: pa.Table) -> Delta:
         """Takes RECEIPT rows in; tells what they completed."""

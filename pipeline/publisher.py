@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pipeline.metering import worker_meter
 from pipeline.publish import publish_epoch
 from pipeline.rounds import StoppedEarly
 from pipeline.session import EpochPlan, Session
@@ -66,6 +67,7 @@ class InRayTasks:
 
 def _publish(publish: Callable[[str, EpochPlan], None], root: str, plan: EpochPlan) -> None:
     publish(root, plan)
+    worker_meter().export()
 
 
 class Publisher:

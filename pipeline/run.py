@@ -13,10 +13,12 @@ import pyarrow as pa
 from cluster.attach import ClusterSize, attached
 from cluster.sizing import Sizing, size, this_machine
 from pipeline import lease, plan
+from pipeline.events import Listed, Observer, told_to
 from pipeline.flow import faults_folder
 from pipeline.gather import EpochPlan
 from pipeline.intake import Delta
 from pipeline.log import EpochAbandoned
+from pipeline.metering import RunMeter
 from pipeline.progress import Progress
 from pipeline.publish import PartsMissing, publish_epoch
 from pipeline.publisher import Here, InRayTasks, Publisher
@@ -57,8 +59,9 @@ def run(
     request: Request,
     progress: Progress,
     parts: Parts = Parts(),
+    observers: Sequence[Observer] = (),
 ) -> RunResult:
-    """Annotates and publishes what is due.
+    """Annotates and publishes what is due; `observers` are told how it goes.
 
     Raises BadRequest where nothing was started, and KeyboardInterrupt after publishing what was complete.
     """
@@ -71,9 +74,12 @@ def run(
             cluster = stack.enter_context(attached(request.address))
             size(config.resources, cluster)
         store = parts.open_store(config.output)
-        session = Session.open(store, config, entries, retry_failed=request.retry_failed)
+        meter = RunMeter(config.resources.epoch_s)
+        observe = told_to((meter, *observers))
+        session = Session.open(store, config, entries, retry_failed=request.retry_failed, observe=observe)
         stack.enter_context(_renewed(session))
-        return _Run(config, entries, request, progress, parts, store, session, cluster, began_s).result()
+        stack.enter_context(meter.exporting())
+        return _Run(config, entries, request, progress, parts, store, session, cluster, began_s, observe, meter).result()
 
 
 @contextlib.contextmanager
@@ -108,7 +114,10 @@ class _Run:
         session: Session,
         cluster: ClusterSize | None,
         began_s: float,
+        observe: Observer,
+        meter: RunMeter,
     ) -> None:
+        self._observe, self._meter = observe, meter
         self._config, self._entries, self._request, self._progress = config, entries, request, progress
         self._parts, self._store, self._session, self._cluster, self._began_s = parts, store, session, cluster, began_s
         self._discovery = Discovery(config.input)
@@ -145,6 +154,7 @@ class _Run:
                 left -= due.num_rows
             self._session.expect(units_of(due, self._config.clips, self._discovery.roots))
         sums = self._session.sums
+        self._observe(Listed(sums.due - sums.left_out))
         if sums.due > sums.left_out:
             self._progress.start(sums.due - sums.left_out)
             self._progress.update(videos=sums.rejected, failures=sums.rejected)
@@ -157,6 +167,7 @@ class _Run:
         with contextlib.ExitStack() as stack:
             own = attached(object_store_bytes=self._config.resources.object_store_bytes)
             cluster = self._cluster or stack.enter_context(own)
+            stack.callback(self._meter.export)  # before a Ray of its own goes
             publisher = self._publisher(InRayTasks(self._parts.publish))
             sizing = size(self._config.resources, cluster)
             steps = self._parts.steps(self._config, self._entries, sizing, self._store.root, self._session.run_id)

@@ -7,7 +7,7 @@ import platform
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline import lease
 from pipeline.current import name_current
+from pipeline.events import Closed, Committed, Expected, GivenUp, Observer, Opened, Planned, Received, Rejected, unobserved
 from pipeline.gather import Batch, EpochPlan, Gatherer, Tally
 from pipeline.idtable import IdTable, first_of_each, packed
 from pipeline.intake import Delta, Intake
@@ -58,12 +59,13 @@ class Session:
         retry_failed: bool,
         clock: Clock,
         owner: lease.Owner,
+        observe: Observer = unobserved,
     ) -> None:
         self.run_id = run_id
         self.sums = Sums()
         self.recovered = Recovered()
         self._store, self._log, self._recipe, self._config = store, log, recipe, config
-        self._retry_failed, self._clock, self._owner = retry_failed, clock, owner
+        self._retry_failed, self._clock, self._owner, self._observe = retry_failed, clock, owner, observe
         self._recovery = Recovery(store, log, clock, me=run_id)
         self._reader = Reader(log, Known(recipe.fingerprints))
         self._intake = Intake()
@@ -72,6 +74,7 @@ class Session:
         self._is_closing, self._lease_lock = False, threading.Lock()
         self._mine: set[int] = set()  # epochs that were planned here
         self._tallies: dict[int, Tally] = {}  # what they come to
+        self._told: set[int] = set()  # of those epochs, the ones whose commit was told
         self._elsewhere: set[str] = set()  # videos of this run that were planned without our knowing
 
     @classmethod
@@ -84,6 +87,7 @@ class Session:
         retry_failed: bool = False,
         clock: Clock | None = None,
         owner: lease.Owner | None = None,
+        observe: Observer = unobserved,
     ) -> Session:
         """Recovers what dead runs left, then begins a run.
 
@@ -96,7 +100,7 @@ class Session:
         began_at = clock.now()
         recipe = Recipe.of(config.clips.fingerprint(), entries)
         run_id = f"{began_at:%Y%m%dT%H%M%S}-{clock.token()[:6]}"
-        session = cls(store, log, run_id, recipe, config, retry_failed, clock, owner or lease.Owner.here())
+        session = cls(store, log, run_id, recipe, config, retry_failed, clock, owner or lease.Owner.here(), observe)
         session._begin(began_at)
         return session
 
@@ -126,6 +130,7 @@ class Session:
         if not is_shared:
             self._refuse_company()
             self._refuse_collision()
+        self._observe(Opened(self.run_id, self._store.root))
         self._recovery.sweep()
         self._reader.read_on()
 
@@ -191,6 +196,8 @@ class Session:
         """Rows of `due` whose error_code settles them without decoding: a row each in the next epoch."""
         self._rejects += sources.to_pylist()
         self.sums.rejected += sources.num_rows
+        if sources.num_rows:
+            self._observe(Rejected(sources))
 
     def leave_out(self, videos: int) -> None:
         """Counts due sources that the caller leaves for another run."""
@@ -198,11 +205,14 @@ class Session:
 
     def expect(self, units: pa.Table) -> None:
         """UNIT_ROW rows that will be run now; naming a unit again counts another try."""
-        self._intake.expect(units)
+        new = self._intake.expect(units)
+        self._observe(Expected(new, units.num_rows - new))
 
     def receive(self, receipts: pa.Table) -> Delta:
         """RECEIPT rows -> what they completed."""
-        return self._intake.receive(receipts)
+        delta = self._intake.receive(receipts)
+        self._observe(Received(receipts, delta))
+        return delta
 
     def missing(self) -> pa.Table:
         """UNIT_ROW rows of the units that are not complete."""
@@ -210,7 +220,10 @@ class Session:
 
     def give_up(self, unit_ids: Iterable[str], code: ErrorCode, message: str) -> Delta:
         """Ends units that will not be tried again."""
-        return self._intake.give_up(unit_ids, code, message)
+        names = list(unit_ids)
+        delta = self._intake.give_up(names, code, message)
+        self._observe(GivenUp(names, code, message, delta))
+        return delta
 
     def plan_epoch(self) -> EpochPlan | None:
         """Claims all complete videos for an epoch; None where there are none.
@@ -236,6 +249,7 @@ class Session:
         self._intake.drop(videos)
         del self._rejects[:rejects]
         self.sums.add(tally)
+        self._observe(Planned(event.number))
         return plan
 
     def _complete(self) -> tuple[list[str], list[Row]]:
@@ -265,6 +279,7 @@ class Session:
     def commit(self, plan: EpochPlan) -> None:
         """Makes an epoch final that `publish_epoch` has published. Raises EpochAbandoned, StorageUnavailable."""
         self._recovery.commit(plan, written_for(self._store, plan))
+        self._tell_committed()
         name_current(self._log, self._clock.now())
 
     def close(self, summary: Mapping[str, Any] | None = None, *, complete: bool = True) -> Sums:
@@ -277,6 +292,8 @@ class Session:
         with self._lease_lock:
             self._is_closing = True
         self._recovery.close(self.run_id, lambda: self._last_words(summary or {}, complete))
+        self._tell_committed()
+        self._observe(Closed(self.sums, complete, dict(summary or {})))
         name_current(self._log, self._clock.now())
         self._recovery.clean(self.run_id)
         self._recovery.recover()
@@ -294,6 +311,14 @@ class Session:
         }  # fmt: skip
         self._store.write(f"_runs/{self.run_id}/run.json", json.dumps(record, indent=1, default=str).encode())
         return body
+
+    def _tell_committed(self) -> None:
+        """Of epochs that this run planned, or that were planned for it, those whose commit was not told yet."""
+        for number in sorted(self._tallies.keys() - self._told):
+            epoch = self._log.epochs[number]
+            if epoch.commit is not None:
+                self._told.add(number)
+                self._observe(Committed(number, self._tallies[number], partial(rows_of, self._store, epoch)))
 
     def _take_back(self) -> bool:
         """Counts no rows of epochs that were given up: their videos have none, and are due again. Whether there are any."""

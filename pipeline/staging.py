@@ -25,6 +25,7 @@ from pipeline.receipts import (
 from schemas.identity import unit_id
 from schemas.rows import PART_ROW, RECEIPT, conform
 from stages.storage import Store
+from stages.telemetry import Figure, timed
 
 WRITERS = 8
 COMPRESSED_BYTES = 64 << 10  # smaller parts take longer to compress than to write
@@ -52,7 +53,8 @@ class StageParts:
         rows = conform(rows, PART_ROW).sort_by([(name, "ascending") for name in _ORDER])
         described = Described(rows)
         parts = [(rows.slice(begin, end - begin), described.receipt(begin, end)) for begin, end in pairwise(edges(rows))]
-        return receipts_table(mapped(self._stage, parts, WRITERS))
+        with timed(Figure.STAGE_S, stage="stage_parts", model=""):
+            return receipts_table(mapped(self._stage, parts, WRITERS))
 
     def _stage(self, part: tuple[pa.Table, Row]) -> Row:
         rows, receipt = part
