@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 PREFIX = "ray_"
 RAY_LABELS = ("Component", "NodeAddress", "SessionName", "Version", "WorkerId")
-EXPORT_S = 5.0
+EXPORT_S = 2.0
 _LOG = logging.getLogger(__name__)
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _LAGS_S = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)
@@ -114,7 +114,7 @@ UNPUBLISHED_VIDEOS = _of_run("unpublished_videos", _GAUGE, "videos", "Videos tha
 OLDEST_UNPUBLISHED_S = _of_run(
     "oldest_unpublished_seconds", _GAUGE, "seconds", "For how long the first of them has been complete; 0 where there is none"
 )
-PUBLISH_INTERVAL_S = _of_run("publish_interval_seconds", _GAUGE, "seconds", "resources.epoch_s: how long that may be")
+PUBLISH_INTERVAL_S = _of_run("publish_interval_seconds", _GAUGE, "seconds", "How long that is by intention: resources.epoch_s")
 EPOCHS_IN_FLIGHT = _of_run("epochs_in_flight", _GAUGE, "epochs", "Epochs that are planned and not committed")
 
 STAGE_S = _of_workers(
@@ -165,6 +165,8 @@ class ToRay:
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
         """Takes a few microseconds."""
+        if self._is_off:
+            return
         try:
             # Ray takes ASCII alone.
             self._record(metric, value, {name: _ascii(text) for name, text in labels.items()})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.events import Observer, unobserved
 from pipeline.gather import EpochPlan
 from pipeline.lease import Owner
 from pipeline.publish import publish
@@ -188,6 +189,7 @@ class World:
     epoch_videos: int = 3
     attempt: str = "a1"
     retry_failed: bool = False
+    observe: Observer = unobserved
 
     def __post_init__(self) -> None:
         self.config, self.entries = job(caption=self.caption)
@@ -195,8 +197,9 @@ class World:
 
     def open(self) -> Session:
         return Session.open(
-            self.store, self.config, self.entries, clock=self.steps.clock(), owner=self.owner, retry_failed=self.retry_failed
-        )
+            self.store, self.config, self.entries, clock=self.steps.clock(), owner=self.owner,
+            retry_failed=self.retry_failed, observe=self.observe,
+        )  # fmt: skip
 
     def expect(self, session: Session) -> pa.Table:
         found = units(session.due(sources(self.videos)), self.videos)
