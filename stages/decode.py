@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from schemas.config import ClipsConfig
@@ -29,6 +30,7 @@ from stages.watchdog import Watchdog
 
 FLUSH_CLIPS = 16
 FLUSH_BYTES = 32 << 20  # of kept frames
+_FRAMES = CLIP_ROW.get_field_index("frames")
 Row = dict[str, Any]
 Open = Callable[[str, int | None, str | None, datetime | None], BinaryIO]
 Check = Callable[[str, int | None, str | None, datetime | None], None]
@@ -137,17 +139,17 @@ class Decode:
         """Tables of the unit's clips; `report` says how it went."""
         source = (base["uri"], base["size_bytes"], base["etag"], base["modified_at"])
         rows: list[Row] = []
-        held_bytes = 0
+        frames: list[np.ndarray] = []
         try:
             with self._open_file(*source) as file, open_media(file, self._clips.limits, self._watchdog.check) as media:
                 report.media = media
-                for row in self._clip_rows(base, media, report):
+                for row, kept in self._clip_rows(base, media, report):
                     rows.append(row)
-                    held_bytes += len(row["frames"] or b"")
+                    frames.append(kept)
                     report.clips += 1
-                    if len(rows) >= FLUSH_CLIPS or held_bytes >= FLUSH_BYTES:
-                        yield rows_table(rows, CLIP_ROW)
-                        rows, held_bytes = [], 0
+                    if len(rows) >= FLUSH_CLIPS or sum(one.nbytes for one in frames) >= FLUSH_BYTES:
+                        yield _table(rows, frames)
+                        rows, frames = [], []
                 assert report.reader is not None
                 report.error = report.reader.trouble()
             self._check_file(*source)
@@ -157,7 +159,7 @@ class Decode:
         except MemoryError:
             report.error = BadVideo(ErrorCode.MEMORY, "the video wants more memory than a worker may have")
         if rows:
-            yield rows_table(rows, CLIP_ROW)
+            yield _table(rows, frames)
 
     def _blamed(self, error: BadVideo, source: tuple[Any, ...]) -> BadVideo:
         """What went wrong, or that the file is another one by now: half of each may look like a broken one."""
@@ -168,7 +170,8 @@ class Decode:
             return other if other.code in DEFERRING else error
         return error
 
-    def _clip_rows(self, base: Row, media: Media, report: _Report) -> Iterator[Row]:
+    def _clip_rows(self, base: Row, media: Media, report: _Report) -> Iterator[tuple[Row, np.ndarray]]:
+        """Each clip's row and its kept frames, uint8 (frames, height, width, 3); none where no model wants any."""
         span = Span(base["unit_start_s"], base["unit_end_s"], base["origin_s"])
         reader = report.reader = Reader(media, self._clips.limits, span, self._watchdog.check)
         clipper = Clipper(self._clips, "start" if span.start_s is None else "unit")
@@ -187,7 +190,9 @@ class Decode:
             yield self._clip_row(base, draft, counts, report, number)
             number += 1
 
-    def _clip_row(self, base: Row, draft: Draft, counts: list[int], report: _Report, number: int) -> Row:
+    def _clip_row(
+        self, base: Row, draft: Draft, counts: list[int], report: _Report, number: int
+    ) -> tuple[Row, np.ndarray]:
         kept = union(draft.times_s, draft.start_s, draft.end_s, counts)
         quality = look_at(draft.times_s, draft.frames, draft.start_s, draft.end_s, draft.motion)
         row = {
@@ -206,10 +211,22 @@ class Decode:
             "contrast": quality.contrast,
             "sharpness": quality.sharpness,
             "frame_count": len(kept),
-            "frames": None,
         }
-        if kept:
-            rgb = self._converter.convert([draft.frames[index] for index in kept], report.rotation_deg or 0)
-            # As bytes: pyarrow 26 never lets go of a memoryview that it has copied, a megabyte for every clip.
-            row |= {"frames": rgb.tobytes(), "frame_height": rgb.shape[1], "frame_width": rgb.shape[2]}
-        return row
+        if not kept:
+            return row, np.empty((0, 0, 0, 3), np.uint8)
+        rgb = self._converter.convert([draft.frames[index] for index in kept], report.rotation_deg or 0)
+        return row | {"frame_height": rgb.shape[1], "frame_width": rgb.shape[2]}, rgb
+
+
+def _table(rows: list[Row], frames: list[np.ndarray]) -> pa.Table:
+    """CLIP_ROW of clips; their kept frames stay where they are, one chunk for each clip."""
+    column = pa.chunked_array([_binary(kept) for kept in frames], pa.large_binary())
+    return rows_table(rows, CLIP_ROW).set_column(_FRAMES, CLIP_ROW.field(_FRAMES), column)
+
+
+def _binary(values: np.ndarray) -> pa.Array:
+    """One value of large_binary over the memory of `values`; null for nothing."""
+    if not values.size:
+        return pa.nulls(1, pa.large_binary())
+    offsets = pa.py_buffer(np.array([0, values.nbytes], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(values)])

@@ -176,16 +176,19 @@ def _scaled(frame: av.VideoFrame) -> av.VideoFrame:
         raise BadVideo(ErrorCode.UNSUPPORTED_CODEC, f"cannot convert pixel format {frame.format.name}: {error}") from error
 
 
-def planes(frame: av.VideoFrame) -> Planes:
-    """Small planes of `frame`. BadVideo(UNSUPPORTED_CODEC) for a pixel format that FFmpeg's scaler does not take either."""
-    strip = planes_of([frame])
-    return Planes(strip.luma[0], strip.u[0], strip.v[0], strip.black, strip.white)
+def luma_of(frame: av.VideoFrame) -> tuple[np.ndarray, int, int]:
+    """`Planes.luma` of one frame, uint8 (rows, columns), with its `black` and `white`. BadVideo as `planes_of`."""
+    layout = _layout(frame.format.name)
+    found = None if layout is None else _gathered([frame], layout[:1])
+    return luma_of(_scaled(frame)) if found is None else (found[0][0], *_ends(frame))
 
 
 def planes_of(frames: Sequence[av.VideoFrame]) -> Planes:
-    """Small planes of frames of one kind, along the first axis. BadVideo as `planes`."""
-    name = frames[0].format.name
-    layout = _layout(name)
+    """Small planes of frames of one kind, along the first axis.
+
+    BadVideo(UNSUPPORTED_CODEC) for a pixel format that FFmpeg's scaler does not take either.
+    """
+    layout = _layout(frames[0].format.name)
     found = None if layout is None else _gathered(frames, layout)
     if found is None:
         return planes_of([_scaled(frame) for frame in frames])
@@ -194,15 +197,19 @@ def planes_of(frames: Sequence[av.VideoFrame]) -> Planes:
         u = v = np.full((len(frames), max(1, luma.shape[1] // 2), max(1, luma.shape[2] // 4)), _NEUTRAL, np.uint8)
     else:
         u, v = found[1:]
-    black, white = (0, 255) if _is_full_range(frames[0], name) else (_BLACK, _WHITE)
-    return Planes(luma, u, v, black, white)
+    return Planes(luma, u, v, *_ends(frames[0]))
+
+
+def _ends(frame: av.VideoFrame) -> tuple[int, int]:
+    """The codes that stand for black and white."""
+    return (0, 255) if _is_full_range(frame, frame.format.name) else (_BLACK, _WHITE)
 
 
 def strips(
     timed: Iterable[tuple[float, av.VideoFrame]], before: np.ndarray | None
 ) -> Iterator[tuple[Sequence[float], Sequence[av.VideoFrame], Planes]]:
     """Consecutive (time, frame) as (times, frames, planes `in_sequence`) of runs of one format and size: a stream may change
-    its size on the way. `before`: the luma of the frame before them. BadVideo as `planes`.
+    its size on the way. `before`: the luma of the frame before them. BadVideo as `planes_of`.
     """
     for _, run in groupby(timed, _kind_of):
         times_s, frames = zip(*run, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from stages.planes import Planes, planes
+from stages.planes import Planes, luma_of, sums_of_differences
 from stages.sample import union
 
 LOOKED_AT = 8  # frames of a clip, at its mid-bins, that brightness, contrast and sharpness are measured on
@@ -49,24 +50,26 @@ def look_at(
 ) -> Quality:
     """Quality of the clip [start_s, end_s) from its candidate frames."""
     looks = [_look(frames[index]) for index in union(times_s, start_s, end_s, [LOOKED_AT])]
-    brightness, contrast, sharpness = (float(value) for value in np.mean(looks, axis=0))
+    brightness, contrast, sharpness = (sum(values) / len(looks) for values in zip(*looks, strict=True))
     return Quality(motion, brightness, contrast, sharpness)
 
 
 def _look(frame: av.VideoFrame) -> tuple[float, float, float]:
     """Brightness, contrast and sharpness of a frame, each as a part of the range from black to white."""
-    small = planes(frame)
-    span = small.white - small.black
-    luma = small.luma.astype(np.float32)
-    brightness = min(max((float(luma.mean()) - small.black) / span, 0.0), 1.0)
-    return brightness, min(float(luma.std()) / span, 0.5), min(_edges(frame, small.luma) / span, 1.0)
+    small, black, white = luma_of(frame)
+    span = white - black
+    values = small.ravel().astype(np.float64)
+    mean = float(values.sum()) / len(values)  # whole numbers so far, exact in any order of adding
+    spread = math.sqrt(max(0.0, float(np.dot(values, values)) / len(values) - mean * mean))
+    brightness = min(max((mean - black) / span, 0.0), 1.0)
+    return brightness, min(spread / span, 0.5), min(_edges(frame, small) / span, 1.0)
 
 
 def _edges(frame: av.VideoFrame, small: np.ndarray) -> float:
     """Mean absolute difference of samples that are neighbours in a row or a column, in codes of 255."""
     place = _luma_place(frame.format.name)
     if place is None:  # packed or exotic: the small picture has to do
-        first, second = small[:-1].astype(np.int16), small[1:].astype(np.int16)
+        first, second = small[:-1], small[1:]
     else:
         plane: Any = frame.planes[0]
         dtype, shift = place
@@ -77,11 +80,16 @@ def _edges(frame: av.VideoFrame, small: np.ndarray) -> float:
             :, : plane.width
         ]
         step = max(2, plane.height // _ROWS)
-        first = (samples[: plane.height - 1 : step] >> shift).astype(np.int16)
-        second = (samples[1::step] >> shift).astype(np.int16)[: len(first)]
+        first, second = samples[: plane.height - 1 : step], samples[1::step]
+        if shift:
+            first, second = (first >> shift).astype(np.uint8), (second >> shift).astype(np.uint8)
     if first.size == 0 or first.shape[1] < 2:
         return 0.0
-    return float(np.abs(first - second).mean() + np.abs(np.diff(first, axis=1)).mean()) / 2
+    return (_mean_difference(first, second[: len(first)]) + _mean_difference(first[:, :-1], first[:, 1:])) / 2
+
+
+def _mean_difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(sums_of_differences(a, b).sum()) / a.size
 
 
 @lru_cache(maxsize=256)

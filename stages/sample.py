@@ -7,7 +7,9 @@ many frames the clip has: not on what follows, not on the models.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -23,15 +25,20 @@ MAX_ASPECT = 8.0  # a longer side is shortened to this many short sides: no thre
 # Colour matrices that FFmpeg's scaler knows, in its numbering; it refuses a frame that declares any other.
 _KNOWN_MATRICES = frozenset({0, 1, 4, 5, 6, 7, 9})
 _BT2020_CONSTANT, _BT2020 = 10, 9
-_RGB_PLANES = (2, 0, 1)  # of FFmpeg's gbrp
+_HALF_CHROMA = frozenset({"yuv420p", "yuvj420p"})
+_RGB_PLANES = (2, 0, 1)  # of FFmpeg's gbrp, which keeps all chroma; packed RGB halves it at even widths, and is slower
 _HD_ROWS = 720  # pictures as high as this are BT.709 where they do not say
 
 
 def frame_times_s(start_s: float, end_s: float, count: int) -> np.ndarray:
     """Middles of `count` equal parts of [start_s, end_s): float64, shape (count,), seconds."""
-    edges_s = np.linspace(start_s, end_s, count + 1)
-    middles: np.ndarray = (edges_s[:-1] + edges_s[1:]) / 2
-    return middles
+    return np.array(_middles_s(start_s, end_s, count))
+
+
+def _middles_s(start_s: float, end_s: float, count: int) -> list[float]:
+    step_s = (end_s - start_s) / count
+    edges_s = [*(start_s + part * step_s for part in range(count)), end_s]
+    return [(a + b) / 2 for a, b in pairwise(edges_s)]
 
 
 def choose(kept_times_s: np.ndarray, start_s: float, end_s: float, count: int) -> np.ndarray:
@@ -40,19 +47,22 @@ def choose(kept_times_s: np.ndarray, start_s: float, end_s: float, count: int) -
     `kept_times_s` grows, is not empty, and may hold frames kept for others. Of two frames equally near the earlier one is
     taken; a frame is taken more than once where a clip has fewer frames than bins.
     """
-    times_s = np.asarray(kept_times_s, np.float64)
-    middles_s = frame_times_s(start_s, end_s, count)
-    after = np.clip(np.searchsorted(times_s, middles_s), 0, len(times_s) - 1)
-    before = np.maximum(after - 1, 0)
-    is_before = middles_s - times_s[before] <= times_s[after] - middles_s
-    return np.where(is_before, before, after).astype(np.int64)
+    return np.array(_nearest(np.asarray(kept_times_s, np.float64).tolist(), start_s, end_s, count), np.int64)
+
+
+def _nearest(times_s: Sequence[float], start_s: float, end_s: float, count: int) -> list[int]:
+    """`choose` in plain numbers: for as few as these, NumPy takes ten times as long."""
+    found = []
+    for middle_s in _middles_s(start_s, end_s, count):
+        after = min(bisect_left(times_s, middle_s), len(times_s) - 1)
+        before = max(after - 1, 0)
+        found.append(before if middle_s - times_s[before] <= times_s[after] - middle_s else after)
+    return found
 
 
 def union(times_s: Sequence[float], start_s: float, end_s: float, counts: Iterable[int]) -> list[int]:
     """Indices into `times_s` of all frames that any of `counts` chooses, growing."""
-    known = np.asarray(times_s, np.float64)
-    chosen = [choose(known, start_s, end_s, count) for count in sorted(set(counts))]
-    return [int(index) for index in np.unique(np.concatenate(chosen))] if chosen else []
+    return sorted({index for count in set(counts) for index in _nearest(times_s, start_s, end_s, count)})
 
 
 def candidates_of(frame: av.VideoFrame) -> int:
@@ -90,7 +100,8 @@ class RgbConverter:
 
     def __init__(self, short_side: int) -> None:
         self._short_side = short_side
-        self._scaler = VideoReformatter()
+        # One for each step: a scaler that is used for something else sets itself up anew.
+        self._scaler, self._shrinker, self._painter = VideoReformatter(), VideoReformatter(), VideoReformatter()
 
     def convert(self, frames: Sequence[av.VideoFrame], rotation_deg: int) -> np.ndarray:
         """uint8, shape (len(frames), height, width, 3), of the first frame's aspect, turned clockwise by `rotation_deg`.
@@ -101,23 +112,39 @@ class RgbConverter:
         turns = -(rotation_deg // 90) % 4  # counter-clockwise quarters, as NumPy counts
         shape = (width, height) if turns % 2 else (height, width)
         out = np.empty((len(frames), *shape, 3), np.uint8)
-        for index, frame in enumerate(frames):
-            rgb = self._planar(frame, width, height)
-            for channel, plane in enumerate(_RGB_PLANES):
-                out[index, :, :, channel] = np.rot90(_samples(rgb.planes[plane]), turns)
+        for rgb, frame in zip(out, frames, strict=True):
+            if frame.format.name in _HALF_CHROMA:
+                rgb[:] = np.rot90(self._painted(frame, width, height), turns)
+            else:
+                planar = self._scaled(self._scaler, frame, width, height, "gbrp", _matrix(frame))
+                for channel, plane in enumerate(_RGB_PLANES):
+                    rgb[:, :, channel] = np.rot90(_samples(planar.planes[plane]), turns)
         return out
 
-    def _planar(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-        """The frame as planes of G, B and R. Packed RGB takes FFmpeg half as long again, and at even widths half the chroma."""
+    def _painted(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        """(height, width, 3) of a frame whose chroma has half its size: shrunk as it is, then painted.
+
+        FFmpeg does each of these steps several times faster than both in one.
+        """
+        matrix = _matrix(frame)
+        small = self._scaled(self._shrinker, frame, width, height, frame.format.name, matrix, dst_colorspace=matrix)
+        rgb = self._scaled(self._painter, small, width, height, "rgb24", matrix)
+        return _samples(rgb.planes[0], 3).reshape(height, width, 3)
+
+    @staticmethod
+    def _scaled(
+        scaler: VideoReformatter,
+        frame: av.VideoFrame,
+        width: int,
+        height: int,
+        format_name: str,
+        matrix: int | None,
+        **how: int | None,
+    ) -> av.VideoFrame:
+        interpolation = _interpolation(frame, width)
         try:
-            return self._scaler.reformat(
-                frame,
-                width,
-                height,
-                "gbrp",
-                src_colorspace=_matrix(frame),
-                interpolation=_interpolation(frame, width),
-                threads=1,
+            return scaler.reformat(
+                frame, width, height, format_name, src_colorspace=matrix, interpolation=interpolation, threads=1, **how
             )
         except (av.FFmpegError, ValueError, MemoryError) as error:
             code = ErrorCode.MEMORY if isinstance(error, MemoryError) else ErrorCode.UNSUPPORTED_CODEC
@@ -129,10 +156,10 @@ def _interpolation(frame: av.VideoFrame, width: int) -> Interpolation:
     return Interpolation.AREA if frame.width >= 2 * width else Interpolation.BICUBIC
 
 
-def _samples(plane: Any) -> np.ndarray:
-    """A view, (height, width), of an 8-bit plane."""
+def _samples(plane: Any, each: int = 1) -> np.ndarray:
+    """A view, (height, width * each), of an 8-bit plane with so many samples a pixel."""
     line = plane.line_size
-    return np.frombuffer(plane, np.uint8, count=line * plane.height).reshape(plane.height, line)[:, : plane.width]
+    return np.frombuffer(plane, np.uint8, count=line * plane.height).reshape(plane.height, line)[:, : plane.width * each]
 
 
 def kept_size(width: int, height: int, short_side: int) -> tuple[int, int]:
