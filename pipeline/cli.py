@@ -15,6 +15,7 @@ from schemas.errors import BadRequest, ClipmillError
 from schemas.secrets import hidden
 
 if TYPE_CHECKING:
+    from pipeline.jsonlog import JsonLog
     from pipeline.run import Request
     from schemas.config import InputConfig, JobConfig
     from schemas.entries import Entry
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _UsageError: Any = typer.BadParameter.__bases__[0]
+_log: JsonLog | None = None  # takes what would go to stderr, where --log-format json asks for that
 
 
 class Format(StrEnum):
@@ -36,6 +38,21 @@ class Format(StrEnum):
     TABLE = "table"
     CSV = "csv"
     JSON = "json"
+
+
+class LogFormat(StrEnum):
+    """What goes to stderr."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least that JSON lines tell."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
 
 
 class Dialect(StrEnum):
@@ -66,6 +83,8 @@ HoursOption = Annotated[float | None, typer.Option(min=0.0, metavar="H", help="S
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Failed and quarantined videos are due again")]
 AddressOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to attach to; unset: this machine")]
 MaxFailedOption = Annotated[str, typer.Option(metavar="SHARE", help="Exit 3 when more than this failed, such as 5% or 0.05")]
+LogFormatOption = Annotated[LogFormat, typer.Option(help="stderr: lines and a bar for people, or JSON, one object a line")]
+LogLevelOption = Annotated[LogLevel, typer.Option(help="With --log-format json: debug tells of units too")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Plain JSON instead of text")]
 OutputArgument = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder or URL that holds the tables")]
 
@@ -77,6 +96,13 @@ def main() -> None:
 
 def call(args: Sequence[str]) -> int:
     """Runs one command and returns its exit code; every expected failure is one line on stderr."""
+    _log_as_text()
+    code = _called(args)
+    _log_as_text()
+    return code
+
+
+def _called(args: Sequence[str]) -> int:
     try:
         return int(app(list(args), prog_name="clipmill", standalone_mode=False) or 0)
     except _UsageError as error:
@@ -99,11 +125,17 @@ def _code_of(error: ClipmillError) -> int:
 
 
 def _failed(message: str, code: int) -> int:
+    if _log is not None:
+        _log.failed(message, code)
+        return code
     print(f"clipmill: {hidden(message)}", file=sys.stderr)
     return code
 
 
 def _note(message: str) -> None:
+    if _log is not None:
+        _log.note(message)
+        return
     print(hidden(message), file=sys.stderr)
 
 
@@ -159,8 +191,11 @@ def run(
     max_failed: MaxFailedOption = "5%",
     retry_failed: RetryOption = False,
     address: AddressOption = None,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
     """Annotate what is due and publish it."""
+    _log_as(log_format, log_level)
     share = _share(max_failed)
     job = _job(input, output, preset, config, sets, allow)
     from pipeline.preflight import preflight
@@ -170,7 +205,10 @@ def run(
     if not (result.videos or result.not_due or result.stopped_reason):
         _note(f"warning: no videos in {job.input.uri}")
     print("\n".join(summary.lines(result)))
-    return summary.exit_code(result, share)
+    code = summary.exit_code(result, share)
+    if _log is not None:
+        _log.ended(result, code)
+    return code
 
 
 @app.command()
@@ -279,6 +317,24 @@ def unlock(output: OutputArgument, yes: Annotated[bool, typer.Option("--yes", he
 # --- what commands share ---
 
 
+def _log_as(log_format: LogFormat, level: LogLevel) -> None:
+    global _log
+    if log_format is LogFormat.JSON:
+        import logging
+
+        from pipeline.jsonlog import JsonLog
+
+        _log = JsonLog(level=getattr(logging, level.name))
+        _log.capture()
+
+
+def _log_as_text() -> None:
+    global _log
+    if _log is not None:
+        _log.release()
+        _log = None
+
+
 def _job(
     input: str | None,
     output: str | None,
@@ -311,8 +367,8 @@ def _run(job: JobConfig, entries: tuple[Entry, ...], request: Request | None) ->
     from pipeline.progress import Progress
 
     try:
-        with Progress() as progress:
-            return runner.run(job, entries, request or runner.Request(), progress)
+        with _log or Progress() as progress:
+            return runner.run(job, entries, request or runner.Request(), progress, observers=[_log] if _log else [])
     except KeyboardInterrupt:
         _note("clipmill: interrupted; the same command goes on from here")
         raise typer.Exit(summary.INTERRUPTED) from None

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
 from pipeline.gather import Tally
 from pipeline.intake import Delta
-from pipeline.sums import Sums
 from schemas.errors import ErrorCode, one_line
 
 _LOG = logging.getLogger(__name__)
@@ -81,16 +79,7 @@ class Committed:
     rows: Callable[[Sequence[str]], Iterator[pa.Table]] = field(repr=False)  # columns -> the ledger's rows of it, in batches
 
 
-@dataclass(frozen=True)
-class Closed:
-    """The run is over: where its sources went, whether all of it was done, and its figures."""
-
-    sums: Sums
-    complete: bool
-    summary: dict[str, Any]
-
-
-Event = Opened | Listed | Rejected | Expected | Received | GivenUp | Planned | Committed | Closed
+Event = Opened | Listed | Rejected | Expected | Received | GivenUp | Planned | Committed
 Observer = Callable[[Event], None]
 
 

@@ -139,7 +139,7 @@ class Progress:
         if self._ticker is not None:
             self._ticker.join()
             self._ticker = None
-            self._write(describe(self.figures()))
+            self._tell(self.figures())
 
     def figures(self) -> Figures:
         """The figures at this moment."""
@@ -148,7 +148,10 @@ class Progress:
 
     def _tick(self) -> None:
         while not self._stopped.wait(self._every_s):
-            self._write(describe(self.figures()))
+            self._tell(self.figures())
+
+    def _tell(self, figures: Figures) -> None:
+        self._write(describe(figures))
 
     def _write(self, text: str) -> None:
         print(text, file=self._stream, flush=True)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline import lease
 from pipeline.current import name_current
-from pipeline.events import Closed, Committed, Expected, GivenUp, Observer, Opened, Planned, Received, Rejected, unobserved
+from pipeline.events import Committed, Expected, GivenUp, Observer, Opened, Planned, Received, Rejected, unobserved
 from pipeline.gather import Batch, EpochPlan, Gatherer, Tally
 from pipeline.idtable import IdTable, first_of_each, packed
 from pipeline.intake import Delta, Intake
@@ -293,7 +293,6 @@ class Session:
             self._is_closing = True
         self._recovery.close(self.run_id, lambda: self._last_words(summary or {}, complete))
         self._tell_committed()
-        self._observe(Closed(self.sums, complete, dict(summary or {})))
         name_current(self._log, self._clock.now())
         self._recovery.clean(self.run_id)
         self._recovery.recover()
