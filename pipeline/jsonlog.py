@@ -50,7 +50,7 @@ class JsonLog(Progress):
         self._level, self._now = level, now
         self._run_id: str | None = None
         self._line_lock = threading.Lock()
-        self._handler = _Handler(self)
+        self._handler, self._hook_before = _Handler(self), sys.excepthook
 
     def line(self, level: int, event: str, **fields: Any) -> None:
         """Writes a line, without secrets, unless it is below the level."""
@@ -131,11 +131,11 @@ class JsonLog(Progress):
         """From now on, warnings, what libraries log, and what ends the program are lines too."""
         logging.captureWarnings(True)
         logging.getLogger().addHandler(self._handler)
-        sys.excepthook = self._crashed
+        self._hook_before, sys.excepthook = sys.excepthook, self._crashed
 
     def release(self) -> None:
         """Reverse of `capture`."""
-        sys.excepthook = sys.__excepthook__
+        sys.excepthook = self._hook_before
         logging.getLogger().removeHandler(self._handler)
         logging.captureWarnings(False)
 
