@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schemas.errors import BadRequest
+
+if TYPE_CHECKING:
+    from cluster.probe import Answer
 
 # Ray's own defaults talk a lot; a run reports for itself.
 _QUIET_ENV = {
@@ -22,6 +29,15 @@ _QUIET_ENV = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what Ray prints of workers that die; read when Ray is imported
     "TOKENIZERS_PARALLELISM": "false",
 }
+# How long a cluster is waited for: to accept a connection, to answer as Ray, and the whole probe with the start of Python.
+_CONNECT_S = 5.0
+_PROBE_ENV = {
+    "RAY_py_gcs_connect_timeout_s": "4",
+    "RAY_gcs_rpc_server_connect_timeout_s": "2",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+_PROBE_S = 60.0
+SUBMIT_HINT = "clipmill submit --address http://HEAD:8265 sends the run to a cluster from any machine"
 
 
 @dataclass(frozen=True)
@@ -37,23 +53,89 @@ class ClusterSize:
 def attached(address: str | None = None, *, object_store_bytes: int | None = None) -> Iterator[ClusterSize]:
     """Holds a connection to Ray: to `address` (or "auto"), to a Ray that this process is connected to, or to one of its own.
 
-    Only a Ray that was started here is shut down at the end. Raises BadRequest where nothing answers at `address`.
+    Only a Ray that was started here is shut down at the end. Raises BadRequest, within seconds, where `address` cannot be
+    attached to.
     """
+    if address is not None:
+        _check_form(address)
     for name, value in _QUIET_ENV.items():
         os.environ.setdefault(name, value)
     import ray
 
-    if address is not None and address.startswith("ray://"):
-        raise BadRequest(f"--address {address}: Ray Data is not made for Ray Client; give the head's HOST:PORT, or auto")
     if ray.is_initialized():
         yield cluster_size()
         return
+    if address is not None:
+        check_attachable(address)
     with tempfile.TemporaryDirectory(prefix="clipmill-") as empty:
         _connect(address, object_store_bytes, Path(empty))
         try:
             yield cluster_size()
         finally:
             ray.shutdown()
+
+
+def _check_form(address: str) -> None:
+    scheme, separator, _ = address.partition("://")
+    if scheme == "ray" and separator:
+        raise BadRequest(f"--address {address}: Ray Data is not made for Ray Client; {SUBMIT_HINT}")
+    if separator:
+        raise BadRequest(f"--address {address}: should be the head's HOST:PORT, or auto; {SUBMIT_HINT}")
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise BadRequest(f"--address {address}: should be the head's HOST:PORT, such as 10.0.0.5:6379, or auto")
+
+
+def check_attachable(address: str) -> None:
+    """Raises BadRequest, one line that says why, unless a driver can attach to `address` (HOST:PORT or auto) from here.
+
+    Takes seconds where nothing answers; Ray itself would wait for minutes.
+    """
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+        except OSError as error:
+            why = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+            raise BadRequest(f"--address {address}: nothing to attach to ({why})") from error
+    if trouble := told(_asked(address)):
+        raise BadRequest(f"--address {address}: {trouble}")
+
+
+def _asked(address: str) -> Answer:
+    program = Path(__file__).with_name("probe.py")
+    command = [sys.executable, "-P", str(program), address]  # -P: nothing of the caller's folder is imported
+    try:
+        done = subprocess.run(
+            command, env=os.environ | _PROBE_ENV, capture_output=True, text=True, timeout=_PROBE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"trouble": "silent"}
+    try:
+        answer: Answer = json.loads(done.stdout.rstrip().rpartition("\n")[2])
+    except ValueError:
+        return {"trouble": "silent", "said": done.stderr.strip().rpartition("\n")[2]}
+    return answer
+
+
+def told(answer: Answer) -> str | None:
+    """What the probe found wrong, for people; None where all is well."""
+    match answer.get("trouble"):
+        case "no cluster":
+            return f"{answer.get('said')}; give the head's HOST:PORT"
+        case "silent":
+            return "what answers there is no Ray cluster; give the head's HOST:PORT, as `ray start --head --port` had it"
+        case "token":
+            return (
+                "the cluster wants another token than the one sent; set RAY_AUTH_MODE=token, and the cluster's token in "
+                "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            )
+        case "versions":
+            theirs, ours = ("Ray {} on Python {}".format(*answer[side]) for side in ("theirs", "ours"))
+            return f"the cluster runs {theirs}, this is {ours}, and Ray wants them alike; {SUBMIT_HINT}"
+        case "no node":
+            return f"this machine is not one of the cluster's, and a run's driver has to be on one; {SUBMIT_HINT}"
+    return None
 
 
 def _connect(address: str | None, object_store_bytes: int | None, empty: Path) -> None:

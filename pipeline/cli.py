@@ -237,6 +237,52 @@ def plan(
 
 
 @app.command()
+def submit(
+    input: InputOption = None,
+    output: OutputOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    allow: AllowOption = None,
+    limit: LimitOption = None,
+    max_hours: HoursOption = None,
+    max_failed: MaxFailedOption = "5%",
+    retry_failed: RetryOption = False,
+    address: Annotated[str | None, typer.Option(metavar="URL", help="Ray's dashboard, such as http://HEAD:8265")] = None,
+    install: Annotated[
+        str | None, typer.Option(metavar="WHAT", help="Send a Clipmill along: a wheel, or git+https://...@REVISION")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Send nothing; follow the run that works on OUTPUT")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Send nothing; end the run that works on OUTPUT")] = False,
+    state: Annotated[bool, typer.Option("--status", help="Send nothing; say how the run of OUTPUT stands")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --status: plain JSON instead of text")] = False,
+) -> int:
+    """Send a run to a Ray cluster and follow it; Ctrl-C leaves it running."""
+    share = _share(max_failed)
+    if sum((follow, stop, state)) > 1:
+        raise BadRequest("--follow, --stop and --status exclude each other")
+    if address is None:
+        raise BadRequest("--address is missing: say where Ray's dashboard is, such as http://HEAD:8265")
+    asks = follow or stop or state
+    job = None if asks and output else _job(input, output, preset, config, sets, allow)
+    from cluster.submit import Jobs
+    from pipeline import submit as desks
+    from stages.filesystems import normalised
+
+    desk = desks.Desk(Jobs(address), normalised(job.output if job else output or ""), print, _note)
+    if state:
+        found = desk.status()
+        _print(found if as_json else desks.status_lines(found))
+        return summary.DONE
+    if asks or job is None:
+        return desk.follow() if follow else desk.stop()
+    from pipeline.parcel import Parcel
+    from pipeline.run import Request
+
+    return desk.send(Parcel(job, Request(limit, max_hours, retry_failed), share, install))
+
+
+@app.command()
 def status(
     output: OutputArgument,
     input: Annotated[str | None, typer.Option(metavar="URI", help="Also say which sources have gone or come")] = None,
