@@ -50,7 +50,9 @@ class ClusterSize:
 
 
 @contextlib.contextmanager
-def attached(address: str | None = None, *, object_store_bytes: int | None = None) -> Iterator[ClusterSize]:
+def attached(
+    address: str | None = None, *, object_store_bytes: int | None = None, metrics_port: int | None = None
+) -> Iterator[ClusterSize]:
     """Holds a connection to Ray: to `address` (or "auto"), to a Ray that this process is connected to, or to one of its own.
 
     Only a Ray that was started here is shut down at the end. Raises BadRequest, within seconds, where `address` cannot be
@@ -68,7 +70,7 @@ def attached(address: str | None = None, *, object_store_bytes: int | None = Non
     if address is not None:
         check_attachable(address)
     with tempfile.TemporaryDirectory(prefix="clipmill-") as empty:
-        _connect(address, object_store_bytes, Path(empty))
+        _connect(address, object_store_bytes, metrics_port, Path(empty))
         try:
             yield cluster_size()
         finally:
@@ -138,13 +140,14 @@ def told(answer: Answer) -> str | None:
     return None
 
 
-def _connect(address: str | None, object_store_bytes: int | None, empty: Path) -> None:
+def _connect(address: str | None, object_store_bytes: int | None, metrics_port: int | None, empty: Path) -> None:
     """Connects from the folder `empty`: Ray puts the driver's working directory on its workers' import path, where a
     folder called `stages` would hide ours.
     """
     import ray
 
-    local = {} if address else {"include_dashboard": False, "object_store_memory": object_store_bytes}
+    own = {"include_dashboard": False, "object_store_memory": object_store_bytes, "_metrics_export_port": metrics_port}
+    local = {} if address else own
     try:
         with contextlib.chdir(empty), _without_native_chatter():
             # "local": without it Ray would join any cluster that somebody runs on this machine.

@@ -15,7 +15,9 @@ Three ways of Ray 2.60 that shape this module, all measured:
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
+import socket
 import sys
 import threading
 from collections import Counter as Amounts
@@ -23,6 +25,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
+
+from schemas.errors import BadRequest
 
 PREFIX = "ray_"
 RAY_LABELS = ("Component", "NodeAddress", "SessionName", "Version", "WorkerId")
@@ -201,6 +205,20 @@ def _ascii(text: str) -> str:
 
 
 _Series = tuple[Metric, tuple[tuple[str, str], ...]]
+
+
+def check_port(port: int | None) -> None:
+    """BadRequest where metrics are wanted at a port and this machine could not export them there. Ray itself would not say."""
+    if port is None:
+        return
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise BadRequest("resources.metrics_port: Ray exports metrics with more packages only: pip install 'clipmill[cluster]'")
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("", port))
+        except OSError as error:
+            raise BadRequest(f"resources.metrics_port: {port} cannot be had ({error.strerror})") from error
 
 
 class Board:

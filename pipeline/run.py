@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from cluster.attach import ClusterSize, attached
+from cluster.metrics import check_port
 from cluster.sizing import Sizing, size, this_machine
 from pipeline import lease, plan
 from pipeline.events import Listed, Observer, told_to
@@ -68,7 +69,9 @@ def run(
     began_s = time.monotonic()
     with contextlib.ExitStack() as stack:
         if request.address is None:
-            size(config.resources, this_machine())  # refuses here what could never be scheduled, while nothing is written yet
+            # Refused here, while nothing is written yet: what could never be scheduled, and metrics that nobody would get.
+            size(config.resources, this_machine())
+            check_port(config.resources.metrics_port)
             cluster = None
         else:
             cluster = stack.enter_context(attached(request.address))
@@ -165,11 +168,12 @@ class _Run:
             self._publisher(Here()).finish()
             return
         with contextlib.ExitStack() as stack:
-            own = attached(object_store_bytes=self._config.resources.object_store_bytes)
+            resources = self._config.resources
+            own = attached(object_store_bytes=resources.object_store_bytes, metrics_port=resources.metrics_port)
             cluster = self._cluster or stack.enter_context(own)
             stack.callback(self._meter.export)  # before a Ray of its own goes
             publisher = self._publisher(InRayTasks(self._parts.publish))
-            sizing = size(self._config.resources, cluster)
+            sizing = size(resources, cluster)
             steps = self._parts.steps(self._config, self._entries, sizing, self._store.root, self._session.run_id)
 
             def received(receipts: pa.Table) -> None:

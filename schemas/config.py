@@ -161,6 +161,12 @@ class ResourcesConfig(Part):
     stall_s: float = Field(3600.0, gt=0, description="seconds without any finished unit after which a run stops early")
     worker_memory_bytes: int = Field(4 << 30, ge=256 << 20, description="memory that a decode worker may take")
     object_store_bytes: int | None = Field(None, ge=80 << 20, description="Ray's object store where Clipmill starts Ray itself")
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="where Prometheus finds metrics where Clipmill starts Ray itself; unset: any free port",
+    )
     epoch_clips: int = Field(500_000, ge=1, description="clips after which an epoch is published")
     epoch_s: float = Field(3600.0, gt=0, description="seconds after which an epoch is published")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -14,8 +15,15 @@ import pytest
 
 from cluster import metrics
 from cluster.metrics import METRICS, RAY_LABELS, Board, Kind, Metric, ToRay, repeated
+from pipeline import settings
+from pipeline.preflight import preflight
+from pipeline.progress import Progress
+from pipeline.run import Request, run
+from schemas.errors import BadRequest
+from tests.cluster import measuring
 from tests.media import textured, write_video
 from tests.metrics import Recorded, by_label, scraped_once, total
+from tests.pipeline.published import table
 
 UNITS_IN_NAMES = {"seconds": "_seconds", "seconds since 1970": "_timestamp_seconds"}
 FEW = {"run_id", "output", "version", "status", "outcome", "code", "stage", "model", "step", "reason"}
@@ -208,12 +216,6 @@ def test_figures_stand_at_rays_endpoint_with_their_names_labels_and_exact_values
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_real_run_is_told_exactly(tmp_path: Path) -> None:
-    from pipeline import settings
-    from pipeline.preflight import preflight
-    from pipeline.progress import Progress
-    from pipeline.run import Request, run
-    from tests.pipeline.published import table
-
     archive, output = tmp_path / "archive", str(tmp_path / "tables")
     archive.mkdir()
     write_video(archive / "one.mp4", [*textured(40, seed=1), *textured(40, seed=2)])
@@ -253,8 +255,6 @@ def test_a_real_run_is_told_exactly(tmp_path: Path) -> None:
 def test_what_stages_measure_in_rays_workers_stands_at_its_endpoint() -> None:
     import ray
 
-    from tests.cluster import measuring
-
     worker = ray.remote(num_cpus=0)(measuring.Worker).remote()
     ray.get(worker.work.remote(5))
     labels = {"stage": "embed", "model": "a-model-of-this-test"}
@@ -264,3 +264,27 @@ def test_what_stages_measure_in_rays_workers_stands_at_its_endpoint() -> None:
     found = scraped_once(lambda found: by_label(found, "ray_clipmill_units_in_progress", "step").get("a step") == 0)
     assert total(found, "ray_clipmill_storage_retries_total", reason="a reason of this test") == 5
     ray.kill(worker)
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = "resources.metrics_port: [0-9]+ cannot be had"
+        with pytest.raises(BadRequest, match=said):
+            metrics.check_port(port)
+        config = settings.load(
+            preset="embedded", input_uri=str(tmp_path), output=str(tmp_path / "out"), sets=[f"resources.metrics_port={port}"]
+        )
+        with pytest.raises(BadRequest, match=said):
+            run(config, (), Request(), Progress(live=False))
+    assert not (tmp_path / "out").exists()
+    metrics.check_port(port)
+    metrics.check_port(None)
+
+
+def test_without_rays_packages_for_metrics_a_port_is_refused_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(BadRequest, match="clipmill\\[cluster\\]"):
+        metrics.check_port(9464)
