@@ -132,7 +132,8 @@ FORWARD_CLIPS = _of_workers(
 UNITS_IN_PROGRESS = _of_workers("units_in_progress", _GAUGE, "units", "Units that a worker holds right now, by step", "step")
 STORAGE_RETRIES = _of_workers(
     "storage_retries_total", _COUNTER, "calls",
-    "Calls to a store tried again, the driver's too: throttled, server_error, no_answer, broken_answer, nonsense (not S3)", "reason",
+    "Calls to a store tried again, the driver's too: throttled, server_error, no_answer, broken_answer, nonsense (not S3)",
+    "reason",
 )  # fmt: skip
 
 METRICS = (
