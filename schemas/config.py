@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from schemas.identity import fingerprint, model_slug
 from schemas.secrets import has_credentials, redacted
 
-CLIPS_VERSION = 2  # raised when the code of decode, shots, sample or quality gives other rows for the same settings
+Effort = Literal["exact", "fast"]
+CLIPS_VERSION = 3  # raised when the code of decode, shots, sample or quality gives other rows for the same settings
 VIDEO_EXTENSIONS = (
     "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "mpg", "mpeg", "m2v", "ts", "m2ts", "mts", "wmv", "asf", "ogv",
     "3gp", "3g2", "mxf", "vob",
@@ -65,6 +66,9 @@ class ClipsConfig(Part):
     min_s: float = Field(1.0, ge=0, description="no clip is cut shorter than this (a whole video may be)")
     max_s: float = Field(10.0, gt=0, description="longer shots are cut; also the length for split: fixed")
     short_side: int = Field(224, ge=16, le=2160, description="pixels of the shorter side of kept frames, aspect kept")
+    effort: Effort = Field(
+        "exact", description="fast: frames that no other frame is made from (many B-frames) are not decoded, so never looked at"
+    )
     limits: LimitsConfig = LimitsConfig()
 
     @model_validator(mode="after")

@@ -119,7 +119,7 @@ CLIPS = Table(
             field("boundary", pa.string(), "why the clip begins: start, cut, gradual, length or unit", null=False),
             field("width", pa.int32(), "pixels of the video, upright", null=False),
             field("height", pa.int32(), "pixels of the video, upright", null=False),
-            field("fps", pa.float64(), "mean frames per second of the clip"),
+            field("fps", pa.float64(), "mean frames per second of the clip, of what decoded"),
             field("frame_times_s", pa.list_(pa.float64()), "times of the frames kept for the models, seconds", null=False),
             field("motion", pa.float32(), "mean absolute luma change between frames, 0 to 1; 0: frozen"),
             field("brightness", pa.float32(), "mean luma, 0 (black) to 1 (white)"),

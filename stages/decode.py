@@ -173,7 +173,7 @@ class Decode:
     def _clip_rows(self, base: Row, media: Media, report: _Report) -> Iterator[tuple[Row, np.ndarray]]:
         """Each clip's row and its kept frames, uint8 (frames, height, width, 3); none where no model wants any."""
         span = Span(base["unit_start_s"], base["unit_end_s"], base["origin_s"])
-        reader = report.reader = Reader(media, self._clips.limits, span, self._watchdog.check)
+        reader = report.reader = Reader(media, self._clips.limits, span, self._watchdog.check, self._clips.effort)
         clipper = Clipper(self._clips, "start" if span.start_s is None else "unit")
         counts = [self._frame_counts[entry] for entry in base["due"] if entry in self._frame_counts]
         number = 0
@@ -190,9 +190,7 @@ class Decode:
             yield self._clip_row(base, draft, counts, report, number)
             number += 1
 
-    def _clip_row(
-        self, base: Row, draft: Draft, counts: list[int], report: _Report, number: int
-    ) -> tuple[Row, np.ndarray]:
+    def _clip_row(self, base: Row, draft: Draft, counts: list[int], report: _Report, number: int) -> tuple[Row, np.ndarray]:
         kept = union(draft.times_s, draft.start_s, draft.end_s, counts)
         quality = look_at(draft.times_s, draft.frames, draft.start_s, draft.end_s, draft.motion)
         row = {

@@ -118,8 +118,10 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 def _differences(before: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Mean absolute difference of each of `frames` to the one ahead of it, the first one to `before`: float64 (frames,)."""
-    sums: np.ndarray = sums_of_differences(np.concatenate([before[None], frames[:-1]]), frames) / frames[0].size
-    return sums
+    pairs = (np.concatenate([before[None], frames[:-1]]), frames)
+    old, new = (values.reshape(len(values), -1, values.shape[-1]) for values in pairs)
+    means: np.ndarray = sums_of_differences(old, new) / frames[0].size
+    return means
 
 
 def _on_grid(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -24,6 +24,7 @@ LUMA_AREA = 160 * 90  # samples to aim for, of which every other row is taken
 CHROMA_AREA = 40 * 22
 _BLACK, _WHITE = 16, 235  # of limited ("MPEG") range
 _NEUTRAL = 128
+_MOST_ROWS = 257  # of 255 that 16 bits can add up
 _local = threading.local()
 
 
@@ -236,10 +237,12 @@ def in_sequence(frames: Planes, before: np.ndarray | None) -> Planes:
 
 
 def sums_of_differences(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Sums of absolute differences of uint8 pictures, along all axes but the first: float64.
+    """Sums of absolute differences of uint8 pictures, (pictures, rows, columns): float64 (pictures,).
 
-    Whole numbers far below 2^24, so float32 adds them exactly, and many times faster than integers of another width.
+    NumPy adds in 16 bits five times faster than in 32: first, as far as that holds them, the rows.
     """
-    differences = np.subtract(np.maximum(old, new), np.minimum(old, new)).reshape(len(new), math.prod(new.shape[1:]))
-    sums: np.ndarray = differences.astype(np.float32).sum(axis=1).astype(np.float64)
+    differences = np.maximum(old, new)
+    np.subtract(differences, np.minimum(old, new), out=differences)
+    columns = differences.sum(axis=1, dtype=np.uint16 if differences.shape[1] <= _MOST_ROWS else np.uint32)
+    sums: np.ndarray = columns.sum(axis=1, dtype=np.uint32).astype(np.float64)
     return sums

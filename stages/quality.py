@@ -89,7 +89,7 @@ def _edges(frame: av.VideoFrame, small: np.ndarray) -> float:
 
 
 def _mean_difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(sums_of_differences(a, b).sum()) / a.size
+    return float(sums_of_differences(a[None], b[None])[0]) / a.size
 
 
 @lru_cache(maxsize=256)

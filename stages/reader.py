@@ -11,6 +11,9 @@ And where it is damaged:
 - A packet that does not decode is lost, and so is a read that fails; MAX_LOST_IN_A_ROW of them end the file.
 - Packets before a file's first keyframe decode nowhere, those before a unit's mark belong to another unit: not counted.
 - A frame that the decoder had to patch is kept, and counted as concealed.
+
+With `effort: fast` the decoder leaves out frames that no other frame refers to. Where MAX_SKIPPED_IN_A_ROW packets give nothing
+(some encoders mark nearly all frames so), the rest of the unit is decoded in full.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from typing import Any
 
 import av
 
-from schemas.config import LimitsConfig
+from schemas.config import Effort, LimitsConfig
 from schemas.errors import BadVideo, ErrorCode
 from stages.media import Media
 
 MAX_LOST_IN_A_ROW = 1000
+MAX_SKIPPED_IN_A_ROW = 24  # more than what a decoder holds back to put frames in order
 _SEEK_BACK_S = (0.0, 5.0, 60.0)  # how far before its mark a unit looks for a keyframe; then it reads from the file's start
 
 Timed = Iterator[tuple[float, av.VideoFrame]]
@@ -46,7 +50,9 @@ class Span:
 class Reader:
     """One pass over a unit's frames. Its figures are final when `frames` is exhausted."""
 
-    def __init__(self, media: Media, limits: LimitsConfig, span: Span, check: Callable[[], None]) -> None:
+    def __init__(
+        self, media: Media, limits: LimitsConfig, span: Span, check: Callable[[], None], effort: Effort = "exact"
+    ) -> None:
         self.frames_read = 0
         self.lost_packets = 0
         self.concealed = 0
@@ -64,6 +70,10 @@ class Reader:
         base = media.facts.time_base
         self._numerator, self._denominator = base.numerator, base.denominator
         self._origin = None if span.origin_s is None else round(span.origin_s / base)
+        self._skipped_in_a_row = 0
+        self._skips = effort == "fast"
+        if self._skips:
+            media.stream.codec_context.skip_frame = "NONREF"
 
     @property
     def origin_s(self) -> float | None:
@@ -194,13 +204,21 @@ class Reader:
                 self._lose(packet, error)
                 continue
             if frames:
-                self._lost_in_a_row = 0
+                self._lost_in_a_row = self._skipped_in_a_row = 0
                 self._can_decode = True
                 yield frames
+            elif self._skips:
+                self._skipped_in_a_row += 1
+                if self._skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+                    self._skip_no_more()
         try:
             yield self._media.stream.codec_context.decode(None)
         except (av.FFmpegError, MemoryError) as error:
             _raise_if_memory(error)  # anything else, decoders complained of before
+
+    def _skip_no_more(self) -> None:
+        self._skips = False
+        self._media.stream.codec_context.skip_frame = "DEFAULT"
 
     def _packets(self) -> Iterator[Any]:
         """Packets that hold something, as far as the file's end, a limit or damage allows."""
