@@ -1,0 +1,1 @@
+"""Clipmill beside other ways to do the same work: see `python -m benchmarks.peers --help`."""

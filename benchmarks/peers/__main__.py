@@ -1,0 +1,198 @@
+"""Clipmill beside Daft, Data-Juicer, datatrove, Ray Data and a pool of processes, at the same work on the same machine.
+
+    python -m benchmarks.peers.install
+    python -m benchmarks.peers [--rounds 5] [--copies 12] [--videos ../shared/videos]
+
+Each contestant is a program of its own (`with_NAME.py`), run as its own process on an archive of MP4 files: 8 frames of each
+10 seconds, embedded with one small CLIP checkpoint, to Parquet. Afterwards its rows are compared with those of the pool.
+Interrupted, or out of time, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers import archive, check, install
+from benchmarks.peers.watch import first_read
+from benchmarks.process import run
+from benchmarks.report import Row, at_most, publish, table
+from benchmarks.rounds import RECORDS, ROOT, Figure, Results, Section
+
+TITLE = "Beside other ways to do the same work"
+CHECKPOINT = ROOT / "stages" / "models" / "embedded" / "clip"
+POOL, CLIPMILL = "pool of processes", "Clipmill"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program; `venv` is where it runs (None: beside Clipmill), `package` the version that counts.
+
+    `frames` says which it takes. Its embeddings must have a cosine of `least` with the pool's, in the worst window.
+    """
+
+    program: str
+    venv: str | None
+    package: str | None
+    frames: str
+    least: float
+
+
+_SAME = "those nearest to the middles of eighths"
+PEERS: Mapping[str, Peer] = {
+    POOL: Peer("with_pool", None, "av", _SAME, 0.9999),
+    CLIPMILL: Peer("with_clipmill", None, None, f"{_SAME}, among every 1st to 8th frame", 0.99),
+    "datatrove": Peer("with_datatrove", "datatrove", "datatrove", f"{_SAME} (PyAV in a step of our own)", 0.9999),
+    "Daft": Peer("with_daft", "daft", "daft", "the first ones from 20 ms before those middles on", 0.98),
+    "Ray Data, by hand": Peer("with_ray", None, "ray", f"{_SAME} (PyAV in tasks of our own)", 0.99),
+    "Ray Data, read_videos": Peer("with_read_videos", "read_videos", "ray", "of 8 a second those near the middles", 0.97),
+    "Data-Juicer": Peer("with_data_juicer", "data_juicer", "py-data-juicer", "evenly from the first frame to the last", 0.9),
+}
+
+
+class Programs:
+    """Runs contestants on one archive; keeps the pool's rows to compare the others with."""
+
+    def __init__(self, videos: archive.Archive, scratch: Path) -> None:
+        self._archive, self._scratch = videos, scratch
+
+    def __call__(self, name: str) -> Figure:
+        """Figures of one run. WorkMissing where its rows are not what they should be."""
+        peer = PEERS[name]
+        work = self._scratch / peer.program
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        with first_read(self._archive.folder) as first:
+            cost = run(self._command(peer, work / "output"), log=work / "log", env=_environment(), timeout_s=1800)
+        assert first.at_s is not None, f"{name} read no video"
+        rows = check.read(work / "output")
+        if name == POOL:
+            self._keep(work / "output")
+        cosines = check.cosines(rows, check.read(self._reference))
+        if cosines.min() < peer.least or len(rows) != self._archive.windows:
+            raise check.WorkMissing(f"{name}: {len(rows)} rows, least cosine {cosines.min():.4f}; see {work}")
+        startup_s = first.at_s - cost.began_s
+        return {
+            "startup_s": startup_s, "work_s": cost.wall_s - startup_s, "wall_s": cost.wall_s, "cpu_s": cost.cpu_s,
+            "rows": len(rows), "least_cosine": float(cosines.min()), "median_cosine": float(np.median(cosines)),
+        }  # fmt: skip
+
+    @property
+    def _reference(self) -> Path:
+        return self._scratch / "reference"
+
+    def _keep(self, output: Path) -> None:
+        shutil.rmtree(self._reference, ignore_errors=True)
+        shutil.copytree(output, self._reference)
+
+    def _command(self, peer: Peer, output: Path) -> list[str]:
+        python = sys.executable if peer.venv is None else str(install.python_of(peer.venv))
+        places = {"videos": self._archive.folder, "output": output, "checkpoint": CHECKPOINT}
+        options = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+        return [python, "-m", f"benchmarks.peers.{peer.program}", *options]
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this tree on the import path and nobody asking the network for anything."""
+    quiet = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "DAFT_ANALYTICS_ENABLED": "0"}
+    return {**os.environ, **quiet, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def report(results: Results) -> None:
+    """Writes the section of the page."""
+    windows = int(results.of(POOL, "rows").median)
+    hours = windows * archive.WINDOW_S / 3600
+    publish("peers", TITLE, _body(results, hours), _targets(results), results)
+
+
+def _body(results: Results, hours: float) -> str:
+    lines = []
+    for name, peer in PEERS.items():
+        startup, work, cpu = (results.of(name, figure) for figure in ("startup_s", "work_s", "cpu_s"))
+        ratio = results.ratio(name, to=CLIPMILL, of="work_s")
+        speed = f"{3600 * hours / work.median:.0f}"
+        least = results.of(name, "least_cosine").low
+        lines.append([name, startup.text(1), work.text(1), cpu.text(1), speed, ratio.text(), f"{peer.frames}; {least:.3f}"])
+    head = ["", "start-up, s", "then, s", "CPU, s", "hours of video per hour", "time over Clipmill's", "frames; least cosine"]
+    return _WORDS + "\n\n" + table(head, lines) + "\n\n" + _NOTES
+
+
+def _targets(results: Results) -> list[Row]:
+    rows = [
+        at_most(f"time of Clipmill over that of {name}, start-up apart", 1.0, results.ratio(CLIPMILL, to=name, of="work_s"))
+        for name in PEERS
+        if name not in (CLIPMILL, POOL)
+    ]
+    pool = results.ratio(CLIPMILL, to=POOL, of="work_s")
+    return [at_most("time of Clipmill over that of a pool of processes by hand, start-up apart", 1.1, pool), *rows]
+
+
+_WORDS = """
+`python -m benchmarks.peers`. Real recordings as MP4 (H.264), 8 frames of each 10 seconds, one tiny CLIP checkpoint by way of
+transformers, embeddings to Parquet; every contestant is a process of its own and has the whole machine. Start-up is the time
+until the first byte of a video is read, seen from outside; CPU counts all processes, start-up included. Every contestant's rows
+are compared with those of the pool: one for each 10 seconds, none missing; the least cosine is that of the worst window.
+""".strip()
+
+_NOTES = """
+What each does beyond or below the others:
+
+- All decode every frame in one pass, but for Data-Juicer: its function looks for keyframes first and seeks between them.
+- Clipmill measures motion, brightness, contrast and sharpness of all clips meanwhile, and publishes tables of videos and clips
+  with a log that makes the run safe to kill; the others write embeddings and nothing else.
+- `read_videos` makes RGB of every frame, of which it drops what it was not asked for; 8 frames a second are the least that lie
+  close enough to the frames that the others take.
+- The pool, datatrove and Ray Data by hand decode by the same lines of ours (`benchmarks/peers/task.py`): datatrove has nothing
+  for video. Daft's own function is what is measured. Ray Data by hand asks for half a processor a task, as Clipmill does.
+- Data-Juicer fails on Matroska, where a stream has no duration: that is why the archive is MP4. It runs with the PyAV 13.1 that
+  it asks for.
+""".strip()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, default=ROOT.parent / "shared" / "videos", help="folder of real recordings")
+    parser.add_argument("--copies", type=int, default=12, help="files made of each recording")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--archive", type=Path, help="folder to make the archive in, or to find it in; otherwise a temporary one"
+    )
+    parser.add_argument("--report", action="store_true", help="measures nothing, writes the page from the record")
+    args = parser.parse_args(arguments)
+    section = Section(
+        "peers",
+        settings={"copies": args.copies},
+        packages=("torch", "transformers", "av", "pyarrow"),
+        versions={peer.package: _version(peer) for peer in PEERS.values() if peer.package},
+    )
+    if args.report:
+        report(section.results())
+        return
+    install.main([])
+    with tempfile.TemporaryDirectory(prefix="clipmill-peers-") as temporary:
+        videos = archive.found_or_built(args.videos, args.archive or Path(temporary, "archive"), args.copies)
+        print(f"peers: {videos.files} files, {videos.seconds / 60:.0f} minutes, {videos.frames} frames", file=sys.stderr)
+        programs = Programs(videos, RECORDS / "peers")
+        results = section.run({name: partial(programs, name) for name in PEERS}, args.rounds)
+    if results.rounds():
+        report(results)
+
+
+def _version(peer: Peer) -> str:
+    from importlib import metadata
+
+    assert peer.package is not None
+    return metadata.version(peer.package) if peer.venv is None else install.version_of(peer.venv, peer.package)
+
+
+if __name__ == "__main__":
+    main()
