@@ -234,12 +234,15 @@ class Board:
         self._amounts: dict[_Series, float] = {}
         self._values: dict[_Series, float] = {}
         self._observed: Amounts[tuple[_Series, float]] = Amounts()
+        self._begun: set[_Series] = set()  # counters that are there
 
     def add(self, metric: Metric, amount: float, /, **labels: str) -> None:
         """Adds to a counter; 0 makes it appear."""
         series = self._series(metric, Kind.COUNTER, labels)
         with self._lock:
-            self._amounts[series] = self._amounts.get(series, 0) + amount
+            if amount or series not in self._begun:
+                self._begun.add(series)
+                self._amounts[series] = self._amounts.get(series, 0) + amount
 
     def put(self, metric: Metric, value: float, /, **labels: str) -> None:
         """Sets a gauge, from now on."""

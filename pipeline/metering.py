@@ -160,8 +160,8 @@ class RunMeter:
         board.put(metrics.DUE_UNITS, self._due_units)
         board.put(metrics.EPOCHS_IN_FLIGHT, len(self._in_flight))
         board.put(metrics.UNPUBLISHED_VIDEOS, sum(videos for _, videos in groups))
-        oldest_s = min((since_s for since_s, _ in groups), default=self._clock())
-        board.put(metrics.OLDEST_UNPUBLISHED_S, max(0.0, self._clock() - oldest_s))
+        now_s = self._clock()
+        board.put(metrics.OLDEST_UNPUBLISHED_S, now_s - min((since_s for since_s, _ in groups), default=now_s))
 
     def exporting(self, every_s: float = metrics.EXPORT_S) -> AbstractContextManager[None]:
         """Exports now and then, and at the end."""

@@ -21,10 +21,11 @@ class Recorded:
         self.is_ready = True
         self.values: dict[tuple[str, Labels], float] = {}
         self.observed: dict[tuple[str, Labels], list[float]] = defaultdict(list)
-        self.gauges_set = 0
+        self.gauges_set = self.recorded = 0
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
         assert set(labels) == set(metric.labels)
+        self.recorded += 1
         key = (metric.name, frozenset(labels.items()))
         if metric.kind is Kind.HISTOGRAM:
             self.observed[key].append(value)

@@ -83,6 +83,16 @@ def test_amounts_go_out_once_and_gauges_every_time() -> None:
     assert sink.observations(metrics.PUBLISH_LAG_S) == [4.0] * 3
 
 
+def test_a_zero_makes_a_series_appear_and_says_nothing_later() -> None:
+    sink = Recorded()
+    board = Board(sink, run_id="r")
+    for _ in range(3):
+        board.add(metrics.RECEIVED_UNITS, 0)
+        board.export()
+    assert sink.recorded == 1
+    assert sink.value(metrics.RECEIVED_UNITS) == 0
+
+
 def test_what_is_counted_before_ray_is_there_goes_out_when_it_is() -> None:
     sink = Recorded()
     sink.is_ready = False
