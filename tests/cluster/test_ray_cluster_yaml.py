@@ -76,14 +76,20 @@ def test_the_head_runs_no_work() -> None:
     assert head["max_workers"] == 0
 
 
-def test_every_step_of_the_standard_preset_fits_the_fewest_machines() -> None:
+def test_every_step_of_the_standard_preset_fits_the_gpu_machines_alone() -> None:
+    """What `cluster.wait --gpus` waits for; machines that decode come when there is something to decode."""
     groups = prepared()["available_node_types"]
     nodes = {name: Node(groups[name]["resources"]["CPU"], groups[name]["resources"].get("GPU", 0), 1e15) for name in WORKERS}
-    fewest = [nodes[name] for name in WORKERS for _ in range(groups[name]["min_workers"])]
+    fewest = [nodes["models"]] * groups["models"]["max_workers"]
     total = ClusterSize(sum(node.cpus for node in fewest), sum(node.gpus for node in fewest), len(fewest) + 1)
     assert does_not_fit(standard_config(), total, list(nodes.values())) == []
-    assert groups["models"]["min_workers"] == groups["models"]["max_workers"]  # a run counts GPUs once, when it starts
     assert sum(groups[name]["max_workers"] for name in WORKERS) <= prepared()["max_workers"]
+
+
+def test_an_idle_cluster_is_its_head() -> None:
+    config = prepared()
+    assert [config["available_node_types"][name]["min_workers"] for name in WORKERS] == [0, 0]
+    assert 0 < config["idle_timeout_minutes"] <= 15
 
 
 @pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
@@ -91,12 +97,13 @@ def test_ray_start_takes_the_options(commands: str) -> None:
     from ray.scripts.scripts import start
 
     (line,) = [command for command in read()[commands] if "ray start" in command]
+    assert "RAY_AUTH_MODE=token" in line  # and the token in ~/.ray: no port is open to strangers
     words = shlex.split(line.partition("ray start")[2].replace("$RAY_HEAD_IP", "10.0.0.1"))
     given = start.make_context("start", words).params
     assert given["disable_usage_stats"]
     assert given["head"] == (commands == "head_start_ray_commands")
     if given["head"]:
-        assert (given["num_cpus"], given["dashboard_host"]) == (0, "127.0.0.1")  # no password: nobody but the head itself
+        assert (given["num_cpus"], given["dashboard_host"]) == (0, "127.0.0.1")
         assert given["autoscaling_config"].endswith("ray_bootstrap_config.yaml")
     else:
         assert given["address"].endswith(":6379")
@@ -110,7 +117,7 @@ def test_machines_get_the_python_and_the_extra_that_this_project_has() -> None:
     (python,) = re.findall(r"--python (\d\.\d+)", install)
     assert f"Programming Language :: Python :: {python}" in project["classifiers"]
     assert re.search(r"-c ~/clipmill/dist/constraints.txt", install)
-    assert read()["file_mounts"] == {"~/clipmill/dist": "dist"}
+    assert read()["file_mounts"] == {"~/clipmill/dist": "dist", "~/.ray/auth_token": "~/.ray/auth_token"}
     assert f"ray=={version('ray')}" in (ROOT / "constraints.txt").read_text().splitlines()
 
 
