@@ -29,6 +29,7 @@ ENTRYPOINT = "if command -v python >/dev/null; then exec python {0}; else exec p
 ENTRY_NAME = "clipmill_job.py"
 _T = TypeVar("_T")
 _TALKERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
+_USUAL = "it should be that of Ray's dashboard, on the head at port 8265 as a rule"
 _OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 
@@ -76,8 +77,10 @@ class Jobs:
         try:
             with self._answered():
                 self._client = _client(self.address)
-        except ClusterLost as error:
-            raise BadRequest(f"{error}; it should be that of Ray's dashboard, on the head at port 8265 as a rule") from error
+        except (ClusterLost, BadRequest) as error:
+            if isinstance(error, BadRequest) and "Version check" not in str(error):
+                raise
+            raise BadRequest(f"--address {self.address}: no job server of Ray answers there; {_USUAL}") from error
 
     def latest(self, output: str) -> Job | None:
         """The last job that was sent for an output (normalised); None where there is none."""

@@ -256,8 +256,11 @@ def submit(
     stop: Annotated[bool, typer.Option("--stop", help="Send nothing; end the run that works on OUTPUT")] = False,
     state: Annotated[bool, typer.Option("--status", help="Send nothing; say how the run of OUTPUT stands")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --status: plain JSON instead of text")] = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
     """Send a run to a Ray cluster and follow it; Ctrl-C leaves it running."""
+    _log_as(log_format, log_level)
     share = _share(max_failed)
     if sum((follow, stop, state)) > 1:
         raise BadRequest("--follow, --stop and --status exclude each other")
@@ -279,7 +282,7 @@ def submit(
     from pipeline.parcel import Parcel
     from pipeline.run import Request
 
-    return desk.send(Parcel(job, Request(limit, max_hours, retry_failed), share, install))
+    return desk.send(Parcel(job, Request(limit, max_hours, retry_failed), share, install, log_level.name if _log else None))
 
 
 @app.command()

@@ -1,23 +1,26 @@
 """A submitted run on its cluster: the request as it was sent, and what it tells whoever follows.
 
 Every line that it prints is an event, EVENT and a JSON object with one key: `begin` (the request's token; from entry.py),
-`figures` (progress.Figures), `note` (a line that stays), `result` (the summary's lines), `failed` or `refused` (why) and, last,
-`exit` (the code). They go through the job's log, so they are there for whoever comes later.
+`figures` (progress.Figures), `note` (a line that stays), `log` (a line of jsonlog.py, where it was asked for), `result` (the
+lines of the summary), `failed` or `refused` (why) and, last, `exit` (the code). They go through the job's log, so they are
+there for whoever comes later.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from pipeline import summary
 from pipeline.entry import EVENT
+from pipeline.jsonlog import JsonLog
 from pipeline.progress import Figures, Progress
 from schemas.errors import BadRequest, ClipmillError
 from schemas.secrets import hidden
@@ -46,51 +49,71 @@ class Told(Progress):
         """A line that stays."""
         tell("note", text)
 
-    def _write(self, text: str) -> None:
-        del text  # whoever follows puts the figures in words
-        now = self.figures()
-        said = self._said
+    def _tell(self, figures: Figures) -> None:
+        now, said = figures, self._said
         if said is None or replace(now, elapsed_s=said.elapsed_s) != said or now.elapsed_s >= said.elapsed_s + BEAT_S:
             self._said = now
             tell("figures", asdict(now))
 
 
+class _LogLines(io.TextIOBase):
+    """A stream of lines, as events."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def write(self, text: str, /) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            tell("log", line)
+        return len(text)
+
+
 def perform(folder: Path, request: Mapping[str, Any]) -> int:
     """Runs what pipeline/submit.py packed; the exit code, which is also the last event."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    code = _performed(folder, request)
+    log = None
+    if request["log_level"]:
+        log = JsonLog(cast(IO[str], _LogLines()), level=getattr(logging, request["log_level"]))
+        log.capture()
+    code = _performed(folder, request, log)
     tell("exit", code)
     return code
 
 
-def _performed(folder: Path, request: Mapping[str, Any]) -> int:
+def _performed(folder: Path, request: Mapping[str, Any], log: JsonLog | None) -> int:
     from stages.filesystems import StorageUnavailable
 
+    kind, code, message = "failed", summary.BROKEN, ""
     try:
-        return _run(folder, request)
+        return _run(folder, request, log)
     except BadRequest as error:
-        tell("refused", str(error))
-        return summary.BAD_REQUEST
+        kind, code, message = "refused", summary.BAD_REQUEST, str(error)
     except KeyboardInterrupt:
-        tell("note", INTERRUPTED_NOTE)
-        return summary.INTERRUPTED
+        kind, code, message = "note", summary.INTERRUPTED, INTERRUPTED_NOTE
     except ClipmillError as error:
-        tell("failed", str(error))
-        return summary.STOPPED if isinstance(error, StorageUnavailable) else summary.BROKEN
+        code, message = summary.STOPPED if isinstance(error, StorageUnavailable) else summary.BROKEN, str(error)
+    tell(kind, message)
+    if log is not None:
+        log.failed(message, code)
+    return code
 
 
-def _run(folder: Path, request: Mapping[str, Any]) -> int:
+def _run(folder: Path, request: Mapping[str, Any], log: JsonLog | None) -> int:
     from pipeline import run
     from pipeline.preflight import preflight
 
     config = settings_of(request["config"], folder)
     asked = run.Request(request["limit"], request["max_hours"], request["retry_failed"], "auto")
-    with Told() as progress:
-        result = run.run(config, preflight(config).entries, asked, progress)
+    with log or Told() as progress:
+        result = run.run(config, preflight(config).entries, asked, progress, observers=[log] if log else [])
     if not (result.videos or result.not_due or result.stopped_reason):
-        tell("note", f"warning: no videos in {config.input.uri}")
+        progress.note(f"warning: no videos in {config.input.uri}")
     tell("result", summary.lines(result))
-    return summary.exit_code(result, request["max_failed"])
+    code = summary.exit_code(result, request["max_failed"])
+    if log is not None:
+        log.ended(result, code)
+    return code
 
 
 def settings_of(config: Mapping[str, Any], folder: Path) -> JobConfig:

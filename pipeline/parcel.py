@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parcel:
-    """What is sent: a configuration, what is asked of the one run, and a Clipmill to install (a wheel or a revision)."""
+    """What is sent: a configuration, what is asked of the one run, and a Clipmill to install (a wheel or a revision).
+
+    `log_level`: of JSON lines, where they are wanted instead of progress for people.
+    """
 
     config: JobConfig
     request: Request
     max_failed: float = DEFAULT_MAX_FAILED
     install: str | None = None
+    log_level: str | None = None
 
     def pack(self, folder: Path, token: str) -> None:
         """Puts everything that the job needs into `folder`; its log will begin with `token`.
@@ -48,6 +52,7 @@ class Parcel:
             "max_hours": self.request.max_hours,
             "retry_failed": self.request.retry_failed,
             "max_failed": self.max_failed,
+            "log_level": self.log_level,
         }
         (folder / "request.json").write_text(json.dumps(asked, indent=1), encoding="utf-8")
 

@@ -7,7 +7,7 @@ import secrets
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,12 +101,15 @@ class Desk:
 def status_lines(found: Mapping[str, Any]) -> list[str]:
     """For people what `Desk.status` says."""
     code = found["exit_code"]
+    figures = Figures(**found["so_far"]) if found["so_far"] and not found["result"] else None
+    if figures is not None and code is not None:
+        figures = replace(figures, total_videos=None)  # no time is left
     rows = [
         ("job", f"{found['job']} on {found['cluster']}"),
         ("state", found["state"] if code is None else f"{found['state']} with exit code {code}"),
         ("began", (found["began_at"] or "").replace("+00:00", " UTC")),
         ("ended", (found["ended_at"] or "").replace("+00:00", " UTC")),
-        ("so far", describe(Figures(**found["so_far"])) if found["so_far"] and not found["result"] else None),
+        ("so far", describe(figures) if figures is not None else None),
         ("tables", found["output"]),
         ("trouble", found["trouble"]),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ class Account:
     is_begun: bool = False
     figures: Figures | None = None
     notes: list[str] = field(default_factory=list)
+    log: str | None = None  # the last JSON line
     result: Sequence[str] = ()
     trouble: str | None = None
     code: int | None = None
@@ -66,6 +68,8 @@ class Account:
                 self.figures = Figures(**figures)
             case {"note": str(text)}:
                 self.notes.append(text)
+            case {"log": str(text)}:
+                self.log = text
             case {"result": list(lines)}:
                 self.result = [str(one) for one in lines]
             case {"refused": str(text)} | {"failed": str(text)}:
@@ -116,6 +120,8 @@ class Watch:
                     _show(progress, account.figures or Figures(), clock)
                 elif kind == "note" and shows:
                     progress.note(account.notes[-1])
+                elif kind == "log":
+                    print(account.log, file=sys.stderr, flush=True)
         return self._end(account, shows)
 
     def _end(self, account: Account, shows: bool) -> int:
