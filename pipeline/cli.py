@@ -268,21 +268,25 @@ def submit(
         raise BadRequest("--address is missing: say where Ray's dashboard is, such as http://HEAD:8265")
     asks = follow or stop or state
     job = None if asks and output else _job(input, output, preset, config, sets, allow)
-    from cluster.submit import Jobs
+    from cluster.submit import ClusterLost, Jobs
     from pipeline import submit as desks
     from stages.filesystems import normalised
 
-    desk = desks.Desk(Jobs(address), normalised(job.output if job else output or ""), print, _note)
-    if state:
-        found = desk.status()
-        _print(found if as_json else desks.status_lines(found))
-        return summary.DONE
-    if asks or job is None:
-        return desk.follow() if follow else desk.stop()
-    from pipeline.parcel import Parcel
-    from pipeline.run import Request
+    try:
+        desk = desks.Desk(Jobs(address), normalised(job.output if job else output or ""), print, _note)
+        if state:
+            found = desk.status()
+            _print(found if as_json else desks.status_lines(found))
+            return summary.DONE
+        if asks or job is None:
+            return desk.follow() if follow else desk.stop()
+        from pipeline.parcel import Parcel
+        from pipeline.run import Request
 
-    return desk.send(Parcel(job, Request(limit, max_hours, retry_failed), share, install, log_level.name if _log else None))
+        request = Request(limit, max_hours, retry_failed)
+        return desk.send(Parcel(job, request, share, install, log_level.name if _log else None))
+    except ClusterLost as error:
+        return _failed(str(error), summary.STOPPED)
 
 
 @app.command()

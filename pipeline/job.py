@@ -34,8 +34,9 @@ INTERRUPTED_NOTE = "interrupted; the next run goes on from here"
 
 
 def tell(kind: str, what: Any) -> None:
-    """One event, on stdout."""
-    print(hidden(f"{EVENT}{json.dumps({kind: what})}"), flush=True)
+    """One event, on stdout, without secrets."""
+    shown = hidden(what) if isinstance(what, str) else [hidden(line) for line in what] if isinstance(what, list) else what
+    print(f"{EVENT}{json.dumps({kind: shown})}", flush=True)
 
 
 class Told(Progress):

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cluster.submit import Job, Jobs
@@ -18,6 +18,7 @@ from pipeline.progress import Figures, Progress
 TOKEN = "clipmill_token"  # in a job's metadata
 LAST_LINES = 15  # of what a job printed besides its events, shown where it ended without a word
 _CODES = frozenset({summary.DONE, summary.BROKEN, summary.MANY_FAILED, summary.STOPPED, summary.INTERRUPTED})
+_FIGURES = frozenset(each.name for each in fields(Figures))  # another version may tell more
 _NO_PYTHON = frozenset({126, 127})  # what a shell answers
 
 
@@ -65,7 +66,7 @@ class Account:
     def _take(self, event: Mapping[str, Any]) -> None:
         match event:
             case {"figures": dict(figures)}:
-                self.figures = Figures(**figures)
+                self.figures = Figures(**{name: value for name, value in figures.items() if name in _FIGURES})
             case {"note": str(text)}:
                 self.notes.append(text)
             case {"log": str(text)}:
