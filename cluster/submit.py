@@ -113,6 +113,11 @@ class Jobs:
         except BadRequest as error:
             if "already exists" in str(error):
                 raise _busy(output, self.job(job_id)) from error
+            if "status code 413" in str(error):
+                raise BadRequest(
+                    f"--address {self.address}: takes no more than 100 MB at a time; put a manifest that is larger where the "
+                    "cluster can read it"
+                ) from error
             raise
         return self.job(job_id)
 

@@ -85,7 +85,7 @@ class Desk:
         try:
             return Watch(self.jobs, job, self.out, self.note).until_over(shows=shows)
         except KeyboardInterrupt:
-            self.note("clipmill: left; the run goes on")
+            self.note(f"clipmill: left; the run {'goes on' if shows else 'still comes to its end'}")
             self.note("\n".join(self._ways()))
             return summary.INTERRUPTED
         except ClusterLost as error:

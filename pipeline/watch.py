@@ -14,6 +14,7 @@ from cluster.submit import Job, Jobs
 from pipeline import summary
 from pipeline.entry import EVENT
 from pipeline.progress import Figures, Progress
+from schemas.errors import one_line
 
 TOKEN = "clipmill_token"  # in a job's metadata
 LAST_LINES = 15  # of what a job printed besides its events, shown where it ended without a word
@@ -158,5 +159,6 @@ def how_it_ended(job: Job) -> str:
         return f"job {job.id} was stopped before it could say how far it came; the next run goes on from there"
     if job.exit_code in _NO_PYTHON:
         return f"job {job.id}: the cluster's Ray finds no python; `ray start` it with that of its environment on PATH"
-    how = f"with exit code {job.exit_code}" if job.exit_code is not None else f"({job.message.splitlines()[0]})"
+    why = one_line(job.message) or "Ray does not say why"
+    how = f"with exit code {job.exit_code}" if job.exit_code is not None else f"({why})"
     return f"job {job.id} ended {how} without a word; the next run goes on from there"

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 STORE_BYTES = 150 << 20
-WAIT_S = 120.0
+WAIT_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Head:
         return [process for process in psutil.process_iter() if _session_of(process.pid) == self.pid]
 
     def run(
-        self, command: Sequence[str | Path], cwd: Path | None = None, timeout_s: float = 240.0
+        self, command: Sequence[str | Path], cwd: Path | None = None, timeout_s: float = 420.0
     ) -> subprocess.CompletedProcess[str]:
         """A program of somebody who has the token."""
         return subprocess.run(command, cwd=cwd, env=self.env, text=True, capture_output=True, timeout=timeout_s, check=False)

@@ -17,6 +17,7 @@ from schemas.errors import BadRequest
 from tests.cluster.heads import Head
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)  # other work may be on the machine
 
 
 def refusal(address: str) -> str:

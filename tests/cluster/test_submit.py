@@ -35,6 +35,7 @@ from tests.media import textured, write_video
 from tests.pipeline.published import table
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)  # other work may be on the machine
 CLIPS_ONLY = ["--set", "classify=[]"]  # needs no model
 
 
@@ -189,7 +190,8 @@ def job(status: str, exit_code: int | None = None, message: str = "") -> Job:
         (job("FAILED", 127), None, None, 2),  # no python
         (job("FAILED", 1), None, None, 1),
         (job("FAILED", -9), None, None, 4),
-        (job("FAILED", None, "Job supervisor actor died"), None, None, 4),
+        (job("FAILED", None, "Job supervisor actor died\nof something"), None, None, 4),
+        (job("FAILED"), None, None, 4),
         (job("FAILED", None, "runtime_env setup failed: disk full"), None, None, 2),
     ],
 )
@@ -440,6 +442,25 @@ def test_a_cluster_that_is_lost_is_told_and_not_waited_for_without_end(send: Cal
         end(lost)
         said, _ = follower.communicate(timeout=120)
         assert f"LOST --address {lost.url}: no job server answers there" in said
+
+
+@pytest.mark.cluster
+def test_more_than_the_job_server_takes_is_told_before_anything_is_started(ray_head: Head, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "manifest.csv").write_bytes(os.urandom(110 << 20))
+    program = """
+import sys
+from pathlib import Path
+from cluster.submit import Jobs
+from schemas.errors import BadRequest
+try:
+    Jobs(sys.argv[1]).send("/out", Path(sys.argv[2]), {})
+except BadRequest as error:
+    print(error)
+"""
+    said = ray_head.run([sys.executable, "-c", program, ray_head.url, tmp_path / "job"], cwd=ROOT).stdout
+    assert said.startswith(f"--address {ray_head.url}: takes no more than 100 MB")
+    assert f"{stem('/out')}-1" not in jobs_of(ray_head)
 
 
 # --- a Clipmill that is sent along ---
