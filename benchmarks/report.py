@@ -46,10 +46,11 @@ def not_measured(what: str, target: str, why: str) -> Row:
     return Row(what, target, why, "not measured")
 
 
-def publish(section: str, title: str, body: str, rows: Sequence[Row], results: Results, page: Path = PAGE) -> None:
-    """Writes a section, headed by `title`, and its rows of the table of targets."""
+def publish(section: str, title: str, body: str, rows: Sequence[Row], results: Results | None, page: Path = PAGE) -> None:
+    """Writes a section, headed by `title`, and its rows of the table of targets; no `results` where nothing was measured."""
     text = page.read_text() if page.exists() else "# Benchmarks\n"
-    text = _replaced(text, section, f"## {title}\n\n{conditions(results)}\n\n{body.strip()}")
+    said = f"{conditions(results)}\n\n" if results is not None else ""
+    text = _replaced(text, section, f"## {title}\n\n{said}{body.strip()}")
     lines = [f"| [{section}](#{_anchor(title)}) | {row.what} | {row.target} | {row.measured} | {row.verdict} |" for row in rows]
     others = [line for line in _part(text, _TARGETS).splitlines() if line.startswith("| [") and _section_of(line) != section]
     in_order = sorted([*others, *lines], key=lambda line: text.find(_marks(_section_of(line))[0]))
