@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -25,3 +27,16 @@ class Worker:
 
     def end(self) -> None:
         self._open.close()
+
+
+class Hold:
+    """A stage that measures something and then holds its table until a file appears."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __call__(self, units: pa.Table) -> pa.Table:
+        measured(Figure.STAGE_S, 2.5, stage="held", model="")
+        while not self._file.exists():
+            time.sleep(0.05)
+        return units

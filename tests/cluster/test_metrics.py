@@ -11,11 +11,14 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from cluster import metrics
 from cluster.metrics import METRICS, RAY_LABELS, Board, Kind, Metric, ToRay, repeated
 from pipeline import settings
+from pipeline.flow import Receipts, dataset
+from pipeline.plan import Step
 from pipeline.preflight import preflight
 from pipeline.progress import Progress
 from pipeline.run import Request, run
@@ -274,6 +277,23 @@ def test_what_stages_measure_in_rays_workers_stands_at_its_endpoint() -> None:
     found = scraped_once(lambda found: by_label(found, "ray_clipmill_units_in_progress", "step").get("a step") == 0)
     assert total(found, "ray_clipmill_storage_retries_total", reason="a reason of this test") == 5
     ray.kill(worker)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_what_a_step_of_a_run_holds_and_measures_is_seen_while_it_holds_it(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    units = [pa.table({"video_id": [name], "uri": [f"/{name}"], "unit": [0], "units": [1]}) for name in "ab"]
+    step = Step("a step that waits", measuring.Hold, (go,), cpus=0.1)
+    receipts = Receipts(dataset(units, [step], str(tmp_path), "run", 1))
+    try:
+        found = scraped_once(lambda found: by_label(found, "ray_clipmill_units_in_progress", "step").get(step.name) == 2)
+        found = scraped_once(lambda found: total(found, "ray_clipmill_stage_seconds_count", stage="held") == 2)
+        buckets = by_label(found, "ray_clipmill_stage_seconds_bucket", "le", stage="held")
+        assert (buckets["1.0"], buckets["3.0"]) == (0, 2)
+    finally:
+        go.touch()
+        receipts.stop()
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_written(tmp_path: Path) -> None:
