@@ -40,6 +40,8 @@ coverage: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.decode $(VIDEOS)
 	$(BIN)/python -m benchmarks.shots.run --seeds 8 --real $(VIDEOS)
+	$(BIN)/python -m benchmarks.peers --videos $(VIDEOS)
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults clipmill-demo
