@@ -20,11 +20,11 @@ WORDS = [word for line in LINES for word in shlex.split(line, comments=True)]
 
 
 def clipmill_commands() -> list[list[str]]:
-    """Every `clipmill ...` to be typed: alone, after &&, or as what a container runs."""
+    """Every `clipmill ...` to be typed: alone, after --, or as what a container runs."""
     found = []
     for line in LINES:
         (quoted,) = re.findall(r"'(.*)'$", line) if "--tmux" in line else (line,)
-        for command in quoted.split("&&"):
+        for command in quoted.split(" -- "):
             words = shlex.split(command, comments=True)
             if words[:2] == ["docker", "run"]:
                 found.append(words[next(i for i, word in enumerate(words) if re.match(r"clipmill:", word)) + 1 :])
@@ -40,7 +40,7 @@ def test_the_program_takes_every_command_of_the_page() -> None:
     from pipeline.cli import app
 
     commands = clipmill_commands()
-    assert [words[0] for words in commands] == ["run", "run", "run", "submit"]
+    assert [words[0] for words in commands] == ["run", "run", "run", "run", "submit"]
     for name, *words in commands:
         asked = get_command(app).commands[name].make_context(name, words).params  # type: ignore[attr-defined]
         settings.load(preset=asked["preset"], sets=asked["sets"] or (), input_uri=asked["input"], output=asked["output"])

@@ -113,6 +113,7 @@ def test_machines_get_the_python_and_the_extra_that_this_project_has() -> None:
     install = " ".join(read()["setup_commands"])
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "[cluster]" in install
+    assert "boto3" in install.split()  # Ray's way to AWS, which no extra brings
     assert "cluster" in project["optional-dependencies"]
     (python,) = re.findall(r"--python (\d\.\d+)", install)
     assert f"Programming Language :: Python :: {python}" in project["classifiers"]
