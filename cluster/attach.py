@@ -11,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.machines import ClusterSize, Group, from_ray, machine_of, this_machine
 from schemas.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -37,16 +37,8 @@ _PROBE_ENV = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _PROBE_S = 60.0
+UNLIMITED = 1000  # machines of a group that has no limit, for what has to be a number
 SUBMIT_HINT = "clipmill submit --address http://HEAD:8265 sends the run to a cluster from any machine"
-
-
-@dataclass(frozen=True)
-class ClusterSize:
-    """What a cluster offers in all: logical CPUs and GPUs, and how many nodes hold them."""
-
-    cpus: float
-    gpus: float
-    nodes: int
 
 
 @contextlib.contextmanager
@@ -116,7 +108,7 @@ def _asked(address: str) -> Answer:
     try:
         answer: Answer = json.loads(done.stdout.rstrip().rpartition("\n")[2])
     except ValueError:
-        return {"trouble": "silent", "said": done.stderr.strip().rpartition("\n")[2]}
+        return {"trouble": "crash", "said": done.stderr.strip().partition("\n")[0]}
     return answer
 
 
@@ -127,6 +119,8 @@ def told(answer: Answer) -> str | None:
             return f"{answer.get('said')}; give the head's HOST:PORT"
         case "silent":
             return "what answers there is no Ray cluster; give the head's HOST:PORT, as `ray start --head --port` had it"
+        case "crash":
+            return f"Ray's client ended without an answer ({answer.get('said') or 'not a word'})"
         case "token":
             return (
                 "the cluster wants another token than the one sent; set RAY_AUTH_MODE=token, and the cluster's token in "
@@ -146,7 +140,13 @@ def _connect(address: str | None, object_store_bytes: int | None, metrics_port: 
     """
     import ray
 
-    own = {"include_dashboard": False, "object_store_memory": object_store_bytes, "_metrics_export_port": metrics_port}
+    cpus = int(this_machine().cpus)  # as it was sized; Ray itself does not ask which CPUs a process is bound to
+    own = {
+        "include_dashboard": False,
+        "num_cpus": cpus,
+        "object_store_memory": object_store_bytes,
+        "_metrics_export_port": metrics_port,
+    }
     local = {} if address else own
     try:
         with contextlib.chdir(empty), _without_native_chatter():
@@ -172,11 +172,23 @@ def _without_native_chatter() -> Iterator[None]:
 
 
 def cluster_size() -> ClusterSize:
-    """The connected cluster's resources, as of now."""
+    """The connected cluster's resources, as of now, and what it may grow to where Ray was told."""
     import ray
 
-    total = ray.cluster_resources()
-    return ClusterSize(total.get("CPU", 0.0), total.get("GPU", 0.0), max(1, len(alive_nodes())))
+    return ClusterSize.of(from_ray(ray.nodes()), _groups())
+
+
+def _groups() -> Iterator[Group]:
+    """What an autoscaler has told Ray of the machines that it may bring.
+
+    Those of managed clusters do; the one that comes with Ray 2.60 does not, on AWS or elsewhere.
+    """
+    from ray._private.state import state
+
+    config = state.get_cluster_config() if hasattr(state, "get_cluster_config") else None
+    for group in config.node_group_configs if config else ():
+        if group.resources and group.max_count:
+            yield Group(machine_of(group.resources), UNLIMITED if group.max_count < 0 else group.max_count)
 
 
 def alive_nodes() -> frozenset[str]:

@@ -15,7 +15,7 @@ NODE_S = 10.0  # that this machine's node may take to show
 class Answer(TypedDict, total=False):
     """`trouble` is None where a driver can attach. The versions are the cluster's and ours, as (Ray, Python)."""
 
-    trouble: Literal["no cluster", "silent", "token", "versions", "no node"] | None
+    trouble: Literal["no cluster", "silent", "token", "versions", "no node", "crash"] | None
     said: str
     theirs: list[str]
     ours: list[str]
@@ -46,13 +46,14 @@ def ask(address: str) -> Answer:
 
 def _connected(address: str, *, is_found: bool) -> tuple[Any, Answer]:
     """A client of the cluster's control store, or None and why not. A cluster found on this machine gets this user's token."""
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._private.authentication import authentication_token_setup as tokens
     from ray._raylet import GcsClient  # type: ignore[attr-defined] # its stub leaves it out
     from ray.exceptions import AuthenticationError, RpcError
 
     if is_found:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
+        tokens.ensure_token_if_auth_enabled(create_token_if_missing=False)  # without one the client would abort
         return GcsClient(address=address), {}
     except AuthenticationError:
         return None, {"trouble": "token"}

@@ -51,6 +51,7 @@ def test_what_is_no_address_of_a_head_is_refused_by_its_form(address: str, said:
     [
         ({"trouble": "no cluster", "said": "no cluster runs on this machine"}, "no cluster runs on this machine; give"),
         ({"trouble": "silent"}, "no Ray cluster"),
+        ({"trouble": "crash", "said": "Check failed"}, "ended without an answer (Check failed)"),
         ({"trouble": "token"}, "RAY_AUTH_MODE=token"),
         (
             {"trouble": "versions", "theirs": ["2.61.0", "3.12.1"], "ours": ["2.60.0", "3.11.7"]},
@@ -129,12 +130,15 @@ def test_a_cluster_of_the_same_versions_can_be_attached_to_and_one_of_others_is_
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("token", [None, "0" * 64])
+@pytest.mark.parametrize(("mode", "token"), [("disabled", None), ("token", None), ("token", "0" * 64)])
 def test_a_cluster_that_wants_another_token_says_how_to_give_it(
-    token: str | None, ray_head: Head, monkeypatch: pytest.MonkeyPatch
+    mode: str, token: str | None, ray_head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token" if token else "disabled")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", token or "")
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.ray/auth_token
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    if token:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     assert "set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN" in refusal(ray_head.address)
 
 

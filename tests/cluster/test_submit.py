@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cluster.submit import Job, _complete_lines, checked_address, number_of, stem
+from cluster.submit import Job, Jobs, _complete_lines, checked_address, number_of, stem
 from cluster.wheel import unpack
 from pipeline import settings
 from pipeline.entry import EVENT, _python_of_ray, lacking, problem
@@ -313,12 +313,13 @@ def test_what_the_cluster_refuses_is_one_line_and_leaves_nothing_there(ray_head:
 
 @pytest.mark.ray
 def test_a_job_server_that_is_none_or_wants_a_token_is_named(ray_head: Head, tmp_path: Path) -> None:
-    output = ["--output", str(tmp_path / "out"), "--status"]
     for address in ("http://127.0.0.1:9", f"http://{ray_head.address}"):
-        done = ray_head.run([sys.executable, "-m", "pipeline", "submit", "--address", address, *output])
-        assert refusal(done).startswith(f"--address {address}: no job server of Ray answers there")
+        with pytest.raises(BadRequest) as caught:
+            Jobs(address)
+        assert str(caught.value).startswith(f"--address {address}: no job server of Ray answers there")
     stranger = Head(0, ray_head.gcs_port, ray_head.dashboard_port, {**ray_head.env, "RAY_AUTH_MODE": "disabled"})
-    assert "set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN" in refusal(submit(stranger, *output))
+    refused = submit(stranger, "--output", str(tmp_path / "out"), "--status")
+    assert "set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN" in refusal(refused)
 
 
 @dataclass(frozen=True)
