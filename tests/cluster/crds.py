@@ -58,7 +58,7 @@ def schema_of(kind: str, version: str) -> Schema:
     path = FOLDER / f"{group}_{kind.lower()}s.yaml"
     if not path.is_file():
         raise LookupError(f"{kind}: no {path.name} in {path.parent}")
-    definition = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]
+    definition = _read(path)["spec"]
     if definition["names"]["kind"] != kind:
         raise LookupError(f"{path.name} defines {definition['names']['kind']}")
     served = {found["name"]: found for found in definition["versions"] if found["served"]}
@@ -66,6 +66,14 @@ def schema_of(kind: str, version: str) -> Schema:
         raise LookupError(f"{kind}: {group} serves {', '.join(served)}, not {version}")
     strict = strictly(served[version]["schema"]["openAPIV3Schema"])
     return _whole({**strict, "required": [*strict.get("required", ()), "spec"]})
+
+
+@cache
+def _read(path: Path) -> Schema:
+    """A megabyte of YAML takes its time."""
+    found = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    assert isinstance(found, dict)
+    return found
 
 
 def _whole(schema: Schema) -> Schema:
