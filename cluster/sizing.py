@@ -1,26 +1,36 @@
-"""From what a cluster has to what each step asks for."""
+"""From what a cluster has to what each step asks for.
+
+Sized for the machines that are there and those that the cluster's autoscaler may bring. What could be scheduled on none of
+them is refused before anything starts: Ray would wait for it for ever.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.attach import ClusterSize
+from cluster.machines import ClusterSize, Group, Machine, this_machine, total_cpus
 from schemas.config import ResourcesConfig
 from schemas.errors import BadRequest
+
+__all__ = ["Sizing", "decoders", "expected", "size", "this_machine"]
 
 # Small requests, because on CPUs the operating system shares cores between decoding and models better than Ray's
 # whole-number bookkeeping does: with 0.45 two cores stay busy, with 0.95 a quarter of the time is lost (docs/decisions.md).
 DECODE_CPUS = 0.45
 CPU_ACTOR_CPUS = 0.05
 STAGING_CPUS = 0.01
+GPU_ACTOR_CPUS = 1.0  # beside a GPU, unless that were more than half of the machine's CPUs
+_GROWTH_HINT = "; where an autoscaler brings machines, say which in resources.machines"
 
 
 @dataclass(frozen=True)
 class Sizing:
-    """What the steps of a run ask Ray for."""
+    """What the steps of a run ask Ray for. Ray starts with `actors_min` actors and adds more, up to `actors_max`, while
+    batches wait for them and there is room.
+    """
 
     device: str  # cpu or cuda
     dtype: str
@@ -30,47 +40,151 @@ class Sizing:
     actors_min: int
     actors_max: int
     staging_cpus: float = STAGING_CPUS
+    accelerator_type: str | None = None  # the kind of GPU that actors insist on
+
+
+def expected(cluster: ClusterSize, resources: ResourcesConfig) -> ClusterSize:
+    """`cluster` with the machines that, by the configuration, its autoscaler may bring."""
+    shapes = ((Machine(one.cpus, one.gpus, one.accelerator_type), one.most) for one in resources.machines)
+    return cluster.growing(Group(machine, most) for machine, most in shapes)
 
 
 def size(resources: ResourcesConfig, cluster: ClusterSize) -> Sizing:
     """Sizing of a run with `resources` on `cluster`. Raises BadRequest, naming the setting, for what can never be scheduled."""
-    device = resources.device
-    if device == "auto":
-        device = "cuda" if cluster.gpus > 0 else "cpu"
-    if device == "cuda" and cluster.gpus < resources.gpus_per_actor:
-        raise BadRequest(
-            f"resources.device: cuda wants {resources.gpus_per_actor:g} GPU for an actor (resources.gpus_per_actor), "
-            f"the cluster has {cluster.gpus:g}"
-        )
-    on_gpu = device == "cuda"
-    dtype = resources.dtype if resources.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
+    machines = cluster.at_most()
+    hint = "" if cluster.groups else _GROWTH_HINT
     decode_cpus = resources.decode_cpus or DECODE_CPUS
-    if decode_cpus > cluster.cpus:
-        raise BadRequest(f"resources.decode_cpus: {decode_cpus:g} CPUs for one decode task, the cluster has {cluster.cpus:g}")
-    most = int(cluster.gpus / resources.gpus_per_actor) if on_gpu else max(1, int(cluster.cpus) // 2)
-    actors_max = resources.actors or most
-    if on_gpu and actors_max > most:
-        raise BadRequest(f"resources.actors: {actors_max} actors want {actors_max * resources.gpus_per_actor:g} GPUs, "
-                         f"the cluster has {cluster.gpus:g}")  # fmt: skip
+    most_cpus = max(machine.cpus for machine in machines)
+    if decode_cpus > most_cpus:
+        raise BadRequest(
+            f"resources.decode_cpus: {decode_cpus:g} CPUs for one decode task, and no machine has more than {most_cpus:g}{hint}"
+        )
+    found = _on_gpus if _wants_gpus(resources, machines) else _on_cpus
+    sizing = found(resources, cluster, decode_cpus, hint)
+    if resources.min_actors and sizing.actors_min > sizing.actors_max:
+        raise BadRequest(f"resources.min_actors: {sizing.actors_min} actors at least, and {sizing.actors_max} at most")
+    return sizing
+
+
+def _wants_gpus(resources: ResourcesConfig, machines: Mapping[Machine, int]) -> bool:
+    if resources.device == "auto":
+        return resources.accelerator_type is not None or any(machine.gpus for machine in machines)
+    return resources.device == "cuda"
+
+
+def _on_cpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: float, hint: str) -> Sizing:
+    """Actors ask for next to nothing: they and decoding share the cores as the operating system sees fit."""
+    if resources.accelerator_type:
+        raise BadRequest(
+            f"resources.accelerator_type: {resources.accelerator_type} is a kind of GPU, and resources.device is cpu"
+        )
+    cpus = total_cpus(cluster.at_most())
+    fewest = resources.min_actors or 1
+    if fewest * CPU_ACTOR_CPUS + decode_cpus > cpus:
+        raise BadRequest(f"resources.min_actors: {fewest} actors leave decoding nothing of {cpus:g} CPUs{hint}")
     return Sizing(
-        device=device,
-        dtype=dtype,
+        device="cpu",
+        dtype="float32" if resources.dtype == "auto" else resources.dtype,
         decode_cpus=decode_cpus,
-        actor_cpus=min(resources.cpus_per_actor, cluster.cpus / 2) if on_gpu else CPU_ACTOR_CPUS,
-        actor_gpus=resources.gpus_per_actor if on_gpu else 0.0,
-        actors_min=actors_max if on_gpu else 1,
-        actors_max=actors_max,
+        actor_cpus=CPU_ACTOR_CPUS,
+        actor_gpus=0.0,
+        actors_min=fewest,
+        actors_max=resources.actors or max(1, fewest, int(cpus) // 2),
     )
 
 
-def this_machine() -> ClusterSize:
-    """What Ray would find if it were started here, without starting it."""
-    return ClusterSize(float(len(os.sched_getaffinity(0))), float(_gpus_of_this_machine()), 1)
+def _on_gpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: float, hint: str) -> Sizing:
+    machines, share = cluster.at_most(), resources.gpus_per_actor
+    fitting = _with_gpus(resources, machines, hint)
+    actor_cpus = _actor_cpus(resources, fitting, hint)
+    now, most = (_actors(resources, fitting, actor_cpus, counted) for counted in (cluster.there(), machines))
+    actors_max = resources.actors or most
+    if actors_max > most:
+        raise BadRequest(
+            f"resources.actors: {actors_max} actors want {actors_max * share:g} GPUs, the cluster has room for {most}{hint}"
+        )
+    sizing = Sizing(
+        device="cuda",
+        dtype="bfloat16" if resources.dtype == "auto" else resources.dtype,
+        decode_cpus=decode_cpus,
+        actor_cpus=actor_cpus,
+        actor_gpus=share,
+        actors_min=resources.min_actors or max(1, min(now, actors_max)),
+        actors_max=actors_max,
+        accelerator_type=resources.accelerator_type,
+    )
+    if actors_max == most and not decoders(sizing, machines):
+        raise BadRequest(
+            f"resources.cpus_per_actor: {actors_max} actors with {actor_cpus:g} CPUs each leave no machine the {decode_cpus:g} "
+            f"CPUs of a decode task{hint}"
+        )
+    return sizing
 
 
-def _gpus_of_this_machine() -> int:
-    program = shutil.which("nvidia-smi")
-    if program is None:
+def _with_gpus(resources: ResourcesConfig, machines: Mapping[Machine, int], hint: str) -> list[Machine]:
+    """Shapes of machines on which an actor finds its GPUs."""
+    share, kind = resources.gpus_per_actor, resources.accelerator_type
+    if share > 1 and share != int(share):
+        raise BadRequest(f"resources.gpus_per_actor: {share:g}: Ray lends a part of one GPU, or whole ones")
+    equipped = [machine for machine in machines if machine.gpus]
+    if not equipped:
+        key, wish = ("accelerator_type", kind) if kind else ("device", "cuda")
+        raise BadRequest(
+            f"resources.{key}: {wish} wants {share:g} GPU for an actor (resources.gpus_per_actor), the cluster has none{hint}"
+        )
+    if kind is not None:
+        kinds = sorted({machine.accelerator_type or "an unknown kind" for machine in equipped})
+        equipped = [machine for machine in equipped if machine.accelerator_type == kind]
+        if not equipped:
+            raise BadRequest(f"resources.accelerator_type: no machine has {kind}; GPUs are {', '.join(kinds)}{hint}")
+    if not any(_lent(machine, share) for machine in equipped):
+        most = max(machine.gpus for machine in equipped)
+        raise BadRequest(f"resources.gpus_per_actor: {share:g} GPUs for one actor, and no machine has more than {most:g}{hint}")
+    return [machine for machine in equipped if _lent(machine, share)]
+
+
+def _lent(machine: Machine, share: float) -> int:
+    """Actors with `share` GPUs each that a machine's GPUs carry. A part of a GPU never spans two."""
+    each = 1 / share if share < 1 else 1.0
+    return int(machine.gpus * int(each + 1e-6) if share < 1 else machine.gpus // share)
+
+
+def _actor_cpus(resources: ResourcesConfig, fitting: list[Machine], hint: str) -> float:
+    """CPUs of an actor beside a GPU; unset, actors leave at least half of every machine to decoding."""
+    most_cpus = max(machine.cpus for machine in fitting)
+    if resources.cpus_per_actor is None:
+        halves = [machine.cpus / 2 / _lent(machine, resources.gpus_per_actor) for machine in fitting if machine.cpus]
+        return min([GPU_ACTOR_CPUS, *(math.floor(half * 100) / 100 for half in halves)])
+    if resources.cpus_per_actor > most_cpus:
+        raise BadRequest(
+            f"resources.cpus_per_actor: {resources.cpus_per_actor:g} CPUs for one actor, and no machine with such GPUs has "
+            f"more than {most_cpus:g}{hint}"
+        )
+    return resources.cpus_per_actor
+
+
+def _actors(resources: ResourcesConfig, fitting: list[Machine], cpus: float, machines: Counter[Machine]) -> int:
+    """Actors that have room on `machines`, of which those of the shapes `fitting` count."""
+    return sum(_room(machine, resources.gpus_per_actor, cpus) * machines[machine] for machine in fitting)
+
+
+def _room(machine: Machine, gpus: float, cpus: float) -> int:
+    return min(_lent(machine, gpus), int(machine.cpus / cpus + 1e-6) if cpus else _lent(machine, gpus))
+
+
+def decoders(sizing: Sizing, machines: Mapping[Machine, int]) -> int:
+    """Decode tasks that run at a time on `machines`, by shape, beside as many actors as there may be."""
+    left, found = sizing.actors_max, 0
+    for machine, count in sorted(machines.items(), key=lambda item: -item[0].gpus):
+        actors = min(left / count if count else 0.0, _actors_on(sizing, machine))
+        left -= int(actors * count)
+        found += count * int((machine.cpus - math.ceil(actors) * sizing.actor_cpus) / sizing.decode_cpus + 1e-6)
+    return found
+
+
+def _actors_on(sizing: Sizing, machine: Machine) -> int:
+    if not sizing.actor_gpus:
+        return sizing.actors_max
+    if sizing.accelerator_type not in (None, machine.accelerator_type):
         return 0
-    done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=20, check=False)
-    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    return _room(machine, sizing.actor_gpus, sizing.actor_cpus)

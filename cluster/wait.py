@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from cluster.attach import ClusterSize, attached, cluster_size
+from cluster.attach import attached, cluster_size
+from cluster.machines import ClusterSize
 from schemas.errors import BadRequest
 
 POLL_S = 2.0

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.attach import ClusterSize, attached
-from cluster.sizing import size, this_machine
-from pipeline import plan
+from cluster.attach import attached
+from cluster.machines import ClusterSize, Machine
+from cluster.sizing import Sizing, decoders, expected, size, this_machine
+from pipeline import measured, plan
+from pipeline.measured import Speed
 from pipeline.plan import Step, unit_bytes
+from pipeline.recipe import Recipe
 from pipeline.session import Session
-from schemas.config import JobConfig
+from schemas.config import JobConfig, ResourcesConfig
 from schemas.entries import Entry
 from schemas.rows import UNIT_ROW
 from stages.discover import Discovery
@@ -28,17 +31,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepForecast:
-    """One operator: what it is, and what it asks Ray for."""
+    """One operator: what it is, what it asks Ray for, and the clips per second that it may reach, where that was measured."""
 
     name: str
     runs_as: str  # tasks, or actors with their number
     cpus: float
     gpus: float
+    accelerator_type: str | None = None
+    clips_per_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The answer of `clipmill plan`. Bytes are of sources; memory is the most that decode workers may take together."""
+    """The answer of `clipmill plan`. Bytes are of sources; memory is the most that decode workers may take together.
+
+    `machines` are those that are there, `may_come` those that an autoscaler may bring beside them; numbers of actors, memory
+    and speed are of all of them. `speed` is None until a run has measured these models on this kind of device.
+    """
 
     input: str
     output: str
@@ -51,7 +60,10 @@ class Forecast:
     device: str
     dtype: str
     decode_memory_bytes: int
+    machines: list[str]
+    may_come: list[str]
     steps: list[StepForecast]
+    speed: Speed | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -65,6 +77,8 @@ class Forecast:
             ("videos", f"{self.listed:,} listed, {self.due:,} due" + self._doubled()),
             ("work", f"{self.units:,} units, {self.source_bytes / 1e6:,.1f} MB of sources"),
             *((f"  {name}", f"{count:,} videos") for name, count in self.due_by_stage.items()),
+            ("machines", ", ".join(self.machines) or "none yet"),
+            *([("may come", ", ".join(self.may_come))] if self.may_come else []),
             ("models on", f"{self.device}, {self.dtype}"),
             ("memory", f"up to {self.decode_memory_bytes / 2**30:.1f} GiB for decoding, beside Ray's object store"),
         ]
@@ -73,6 +87,7 @@ class Forecast:
             *(f"{name:<{width}}  {value}" for name, value in rows),
             "steps",
             *(f"  {_asks(number, step)}" for number, step in enumerate(self.steps, 1)),
+            *_speed_lines(self.speed),
         ]
 
     def _doubled(self) -> str:
@@ -80,20 +95,32 @@ class Forecast:
 
 
 def _asks(number: int, step: StepForecast) -> str:
-    gpus = f", {step.gpus:g} GPU" if step.gpus else ""
-    return f"{number}. {step.name}: {step.runs_as}, {step.cpus:g} CPU{gpus} each"
+    gpus = f", {step.gpus:g} {step.accelerator_type or 'GPU'}" if step.gpus else ""
+    speed = f"; up to {_rate(step.clips_per_s)} clips/s" if step.clips_per_s else ""
+    return f"{number}. {step.name}: {step.runs_as}, {step.cpus:g} CPU{gpus} each{speed}"
+
+
+def _rate(clips_per_s: float) -> str:
+    return f"{clips_per_s:,.0f}" if clips_per_s >= 10 else f"{clips_per_s:.2g}"
+
+
+def _speed_lines(speed: Speed | None) -> list[str]:
+    if speed is None:
+        return ["speed: not known until a run has measured it"]
+    return [f"speed: about {_rate(speed.total)} clips/s, limited by {speed.limit}; measured by run {speed.measured_in}"]
 
 
 def describe(config: JobConfig, entries: Sequence[Entry], request: Request) -> Forecast:
     """Lists the input, reads the ledger, sizes the steps. Attaches to Ray only where the request names an address."""
-    cluster = _cluster_at(request.address)
+    cluster = _cluster_at(request.address, config.resources)
     sizing = size(config.resources, cluster)
     store = Store(config.output)
     session = Session.look(store, config, entries, retry_failed=request.retry_failed)
     discovery = Discovery(config.input)
     units = pa.concat_tables([UNIT_ROW.empty_table(), *_units(config, session, discovery, request.limit)])
     steps = plan.steps(config, entries, sizing, store.root, "plan")
-    decoders = max(1, int(cluster.cpus / sizing.decode_cpus))
+    found = measured.latest(store, Recipe.of(config.clips.fingerprint(), entries), sizing.device)
+    speed = measured.speed(found, steps, cluster.at_most()) if found else None
     return Forecast(
         input=config.input.uri,
         output=store.root,
@@ -105,16 +132,30 @@ def describe(config: JobConfig, entries: Sequence[Entry], request: Request) -> F
         due_by_stage=_due_by_stage(config, entries, units),
         device=sizing.device,
         dtype=sizing.dtype,
-        decode_memory_bytes=decoders * config.resources.worker_memory_bytes,
-        steps=[StepForecast(step.name, _runs_as(step, cluster), step.cpus, step.gpus) for step in steps],
+        decode_memory_bytes=max(1, decoders(sizing, cluster.at_most())) * config.resources.worker_memory_bytes,
+        machines=_shapes(cluster.there()),
+        may_come=_shapes(cluster.at_most() - cluster.there()),
+        steps=[_step(step, sizing, cluster, speed) for step in steps],
+        speed=speed,
     )
 
 
-def _cluster_at(address: str | None) -> ClusterSize:
+def _cluster_at(address: str | None, resources: ResourcesConfig) -> ClusterSize:
     if address is None:
         return this_machine()
     with attached(address) as cluster:
-        return cluster
+        return expected(cluster, resources)
+
+
+def _shapes(machines: Counter[Machine]) -> list[str]:
+    """`3 of 8 CPUs and 1 L4`, the largest first; machines without CPUs do no work, and are left out."""
+    found = sorted((machine for machine in machines if machine.cpus), key=lambda one: (-one.gpus, -one.cpus))
+    return [f"{machines[machine]:,} of {_shape(machine)}" for machine in found]
+
+
+def _shape(machine: Machine) -> str:
+    gpus = f" and {machine.gpus:g} {machine.accelerator_type or 'GPU'}" if machine.gpus else ""
+    return f"{machine.cpus:g} CPU{'' if machine.cpus == 1 else 's'}{gpus}"
 
 
 def _units(config: JobConfig, session: Session, discovery: Discovery, limit: int | None) -> Iterator[pa.Table]:
@@ -134,8 +175,15 @@ def _due_by_stage(config: JobConfig, entries: Sequence[Entry], units: pa.Table) 
     return {name: due[fingerprint] for name, fingerprint in names.items()}
 
 
-def _runs_as(step: Step, cluster: ClusterSize) -> str:
-    if step.actors is None:
-        return f"tasks, up to {max(1, int(cluster.cpus / step.cpus))} at a time" if step.cpus >= 0.1 else "tasks beside them"
-    fewest, most = step.actors
-    return f"{most} actor{'s' if most > 1 else ''}" if fewest == most else f"{fewest} to {most} actors"
+def _step(step: Step, sizing: Sizing, cluster: ClusterSize, speed: Speed | None) -> StepForecast:
+    rate = speed.steps[step.name] if speed else None
+    return StepForecast(step.name, _runs_as(step, sizing, cluster), step.cpus, step.gpus, step.accelerator_type, rate)
+
+
+def _runs_as(step: Step, sizing: Sizing, cluster: ClusterSize) -> str:
+    if step.actors is not None:
+        fewest, most = step.actors
+        return f"{most} actor{'s' if most > 1 else ''}" if fewest == most else f"{fewest} to {most} actors"
+    if step.name != "decode":
+        return "tasks beside them"
+    return f"tasks, up to {max(1, decoders(sizing, cluster.at_most()))} at a time"

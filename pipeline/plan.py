@@ -32,6 +32,7 @@ class Step:
     gpus: float = 0.0
     actors: tuple[int, int] | None = None
     batch_rows: int | None = None
+    accelerator_type: str | None = None  # kind of GPU, where it matters
 
 
 def steps(config: JobConfig, entries: Sequence[Entry], sizing: Sizing, output: str, run_id: str) -> list[Step]:
@@ -69,6 +70,7 @@ def _model_step(config: JobConfig, entries: Sequence[Entry], sizing: Sizing) -> 
         actors=(sizing.actors_min, sizing.actors_max),
         # Ray Data wants a number of rows where it lends GPUs; without one a batch is what decode flushed at a time.
         batch_rows=config.resources.batch_clips if sizing.actor_gpus else None,
+        accelerator_type=sizing.accelerator_type,
     )
 
 

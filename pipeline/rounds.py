@@ -17,6 +17,7 @@ import pyarrow as pa
 from cluster.attach import alive_nodes
 from pipeline import plan, witness
 from pipeline.flow import Receipts, dataset
+from pipeline.measured import Took, added
 from pipeline.plan import Step
 from pipeline.session import Session
 from pipeline.summary import duration
@@ -101,6 +102,7 @@ class Rounds:
         self._deadlines, self._on_receipts, self._tick, self._tell = deadlines, on_receipts, tick, tell
         self._number = 0
         self._deaths: dict[str, int] = {}  # of suspects, when they were alone
+        self.took: dict[str, Took] = {}  # by step, of the rounds that came to their end
 
     def run(self) -> None:
         """Raises StoppedEarly when time is over, nothing moves, or the cluster loses nodes faster than it works."""
@@ -158,6 +160,7 @@ class Rounds:
                 try:
                     table = receipts.wait(POLL_S)
                 except StopIteration:
+                    self.took = added(self.took, receipts.took(steps))
                     return None
                 except RayError as error:
                     if came or nodes - alive_nodes():

@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cluster.attach import ClusterSize, attached
+from cluster.attach import attached
+from cluster.machines import ClusterSize, total_cpus
 from cluster.metrics import check_port
-from cluster.sizing import Sizing, size, this_machine
-from pipeline import lease, plan
+from cluster.sizing import Sizing, expected, size, this_machine
+from pipeline import lease, measured, plan
 from pipeline.events import Listed, Observer, told_to
 from pipeline.flow import faults_folder
 from pipeline.gather import EpochPlan
@@ -74,7 +77,7 @@ def run(
             check_port(config.resources.metrics_port)
             cluster = None
         else:
-            cluster = stack.enter_context(attached(request.address))
+            cluster = expected(stack.enter_context(attached(request.address)), config.resources)
             size(config.resources, cluster)
         store = parts.open_store(config.output)
         meter = RunMeter(config.resources.epoch_s)
@@ -125,6 +128,8 @@ class _Run:
         self._parts, self._store, self._session, self._cluster, self._began_s = parts, store, session, cluster, began_s
         self._discovery = Discovery(config.input)
         self._first_receipt_s: float | None = None
+        self._measured: dict[str, Any] = {}  # for the record
+        self._clips = 0  # of all receipts
 
     def result(self) -> RunResult:
         """Finds, works, publishes, closes. After a Ctrl-C too, before it is raised again."""
@@ -180,7 +185,9 @@ class _Run:
                 publisher.received(self._received(receipts).clips)
 
             root, limits, tell = self._store.root, self._deadlines(), self._progress.note
-            rounds = Rounds(self._session, steps, root, cluster.cpus, limits, received, publisher.tick, tell)
+            # Blocks are cut for the cluster that may become of this one: few large ones would leave new machines nothing to do.
+            cpus = total_cpus(cluster.at_most())
+            rounds = Rounds(self._session, steps, root, cpus, limits, received, publisher.tick, tell)
             try:
                 rounds.run()
             except (StoppedEarly, KeyboardInterrupt):
@@ -189,6 +196,7 @@ class _Run:
             else:
                 publisher.finish()
             finally:
+                self._measured = measured.to_record(sizing.device, self._clips, rounds.took)
                 self._tell_of_faults()
 
     def _publisher(self, launcher: Here | InRayTasks) -> Publisher:
@@ -203,6 +211,7 @@ class _Run:
     def _received(self, receipts: pa.Table) -> Delta:
         if self._first_receipt_s is None:
             self._first_receipt_s = time.monotonic() - self._began_s
+        self._clips += pc.sum(receipts["clips"]).as_py() or 0
         delta = self._session.receive(receipts)
         self._progress.update(videos=delta.videos, clips=delta.clips, video_s=delta.decoded_s, failures=delta.failed)
         return delta
@@ -217,7 +226,7 @@ class _Run:
             )
 
     def _close(self, stopped: str | None, details: Sequence[str] = ()) -> None:
-        took = {"wall_s": time.monotonic() - self._began_s, "first_receipt_s": self._first_receipt_s}
+        took = {"wall_s": time.monotonic() - self._began_s, "first_receipt_s": self._first_receipt_s, **self._measured}
         why = {"stopped": stopped, "details": list(details)} if stopped else {}
         self._session.close(took | why, complete=stopped is None)
 

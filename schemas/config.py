@@ -142,6 +142,15 @@ class EmbedConfig(ModelConfig):
     """An image-text model (CLIP, SigLIP) whose frame embeddings are averaged to unit length."""
 
 
+class MachinesConfig(Part):
+    """A group of machines of one shape, as a cluster's autoscaler brings them."""
+
+    cpus: float = Field(gt=0, description="CPUs of a machine")
+    gpus: float = Field(0.0, ge=0, description="GPUs of a machine")
+    accelerator_type: str | None = Field(None, min_length=1, description="kind of its GPUs, in Ray's words, such as L4 or A100")
+    most: int = Field(ge=1, description="most machines of the group")
+
+
 class ResourcesConfig(Part):
     """Where and how fast; nothing in here changes a row beyond rounding, so none of it is in a fingerprint."""
 
@@ -149,12 +158,24 @@ class ResourcesConfig(Part):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: float32 on CPUs, bfloat16 on GPUs"
     )
+    machines: tuple[MachinesConfig, ...] = Field(
+        (), description="what an autoscaler may bring beside the machines that are there when a run starts; for --address"
+    )
+    accelerator_type: str | None = Field(
+        None, min_length=1, description="kind of GPU that actors run on, in Ray's words, such as L4 or A100; unset: any"
+    )
     gpus_per_actor: float = Field(1.0, gt=0, le=8, description="GPUs of an actor of the model stages")
-    cpus_per_actor: float = Field(
-        1.0, gt=0, description="CPUs of an actor beside a GPU; on CPUs actors take what decode leaves"
+    cpus_per_actor: float | None = Field(
+        None,
+        gt=0,
+        description="CPUs of an actor beside a GPU; unset: 1, or less where actors would take more than half of a machine. "
+        "On CPUs actors take what decode leaves",
     )
     actors: int | None = Field(
         None, ge=1, description="most actors of the model stages; unset: one per GPU, or one for two CPUs"
+    )
+    min_actors: int | None = Field(
+        None, ge=1, description="fewest actors of the model stages; unset: one per GPU that is there at the start, or one"
     )
     batch_clips: int = Field(16, ge=1, description="clips of a batch")
     batch_bytes: int = Field(256 << 20, ge=1 << 20, description="bytes of frames of a batch")
