@@ -165,8 +165,9 @@ class ToRay:
     @property
     def is_ready(self) -> bool:
         """Whether this process is connected to Ray."""
-        ray = sys.modules.get("ray")
-        return not self._is_off and ray is not None and bool(ray.is_initialized())
+        # While another thread imports Ray, its module is there and what is in it is not.
+        is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
+        return not self._is_off and is_initialized is not None and bool(is_initialized())
 
     def record(self, metric: Metric, value: float, labels: Mapping[str, str]) -> None:
         """Takes a few microseconds."""

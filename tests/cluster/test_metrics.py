@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -168,6 +169,11 @@ def test_without_ray_nothing_is_recorded_and_nothing_is_imported() -> None:
         "assert 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_while_ray_is_being_imported_figures_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    assert not ToRay().is_ready
 
 
 class Broken(ToRay):
