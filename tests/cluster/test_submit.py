@@ -88,10 +88,11 @@ def test_places_of_this_machine_are_absolute_and_nothing_is_sent_that_was_not_se
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = settings.load(input_uri="footage", output="s3://tables/x", sets=["clips.max_s=8"], preset="embedded", allow=["."])
+    config = settings.load(input_uri="footage", output="tables", sets=["clips.max_s=8"], preset="embedded", allow=["."])
     sent = portable(config)
     assert sent["input"] == {"uri": str(tmp_path / "footage"), "allow": [str(tmp_path)]}
-    assert sent["output"] == "s3://tables/x"
+    assert sent["output"] == str(tmp_path / "tables")
+    assert portable(settings.load(input_uri="s3://a/b/", output="s3://t", sets=["classify=[]"]))["input"]["uri"] == "s3://a/b/"
     assert sent["clips"]["max_s"] == 8
     assert "resources" not in sent or "stall_s" not in sent["resources"]
     arrived = settings_of(json.loads(json.dumps(sent)), tmp_path)
