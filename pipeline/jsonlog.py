@@ -50,7 +50,7 @@ class JsonLog(Progress):
         self._level, self._now = level, now
         self._run_id: str | None = None
         self._line_lock = threading.Lock()
-        self._handler, self._hook_before = _Handler(self), sys.excepthook
+        self._handler, self._hooks_before = _Handler(self), (sys.excepthook, threading.excepthook)
 
     def line(self, level: int, event: str, **fields: Any) -> None:
         """Writes a line, without secrets, unless it is below the level."""
@@ -131,11 +131,12 @@ class JsonLog(Progress):
         """From now on, warnings, what libraries log, and what ends the program are lines too."""
         logging.captureWarnings(True)
         logging.getLogger().addHandler(self._handler)
-        self._hook_before, sys.excepthook = sys.excepthook, self._crashed
+        self._hooks_before = sys.excepthook, threading.excepthook
+        sys.excepthook, threading.excepthook = self._crashed, self._thread_crashed
 
     def release(self) -> None:
         """Reverse of `capture`."""
-        sys.excepthook = self._hook_before
+        sys.excepthook, threading.excepthook = self._hooks_before
         logging.getLogger().removeHandler(self._handler)
         logging.captureWarnings(False)
 
@@ -144,6 +145,10 @@ class JsonLog(Progress):
         self.line(
             logging.CRITICAL, "crash", message=f"{kind.__name__}: {error}", traceback="".join(traceback.format_exception(error))
         )
+
+    def _thread_crashed(self, crash: threading.ExceptHookArgs) -> None:
+        if crash.exc_value is not None:
+            self._crashed(crash.exc_type, crash.exc_value, crash.exc_traceback)
 
 
 class _Handler(logging.Handler):

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -162,6 +163,23 @@ def test_what_libraries_log_and_warn_of_is_a_line_until_it_is_released() -> None
     first, second = lines.of("log")
     assert (first["logger"], first["message"]) == ("some.library", "3 retries")
     assert "an option is going away" in second["message"]
+
+
+def test_a_thread_that_ends_in_an_error_is_a_line_too() -> None:
+    def broken() -> None:
+        raise RuntimeError("in a thread")
+
+    lines, before = Lines(), (sys.excepthook, threading.excepthook)
+    lines.log.capture()
+    try:
+        thread = threading.Thread(target=broken)
+        thread.start()
+        thread.join()
+    finally:
+        lines.log.release()
+    (line,) = lines.all
+    assert (line["event"], line["message"]) == ("crash", "RuntimeError: in a thread")
+    assert (sys.excepthook, threading.excepthook) == before
 
 
 def test_a_record_whose_words_do_not_fit_is_no_end_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
