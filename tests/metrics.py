@@ -11,7 +11,7 @@ from typing import Any
 from cluster.metrics import RAY_LABELS, Kind, Metric
 
 Labels = frozenset[tuple[str, str]]
-WAIT_S = 60.0  # for a figure on its way through Ray
+WAIT_S = 120.0  # for a figure on its way through Ray
 
 
 class Recorded:

@@ -28,7 +28,7 @@ HERE = Path(__file__).parents[2] / "cluster" / "observability"
 PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
 SERIES = {series: metric for metric in METRICS for series in metric.series}
 VARIABLES = {"$run_id": ".*", "$__rate_interval": "1m"}
-FOUND_WITHIN_S = 60.0
+FOUND_WITHIN_S = 120.0
 
 
 def committed_panels() -> list[dict[str, Any]]:
