@@ -9,10 +9,15 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 # parts of `make test-faults`, each a module of tests/faults; PART="storage media" runs some of them
 PART   ?= publishing protocol storage media models runs cluster load security
 
-.PHONY: demo test test-faults test-cluster check bench clean coverage
+.PHONY: demo demo-cluster test test-faults test-cluster check bench clean coverage
 
 demo: $(VENV)/.installed
 	$(BIN)/clipmill demo
+
+# The same on a Ray cluster of this machine, a head and three nodes, one of which is killed half way; made anew every time.
+demo-cluster: $(VENV)/.installed
+	rm -rf clipmill-demo-cluster
+	$(BIN)/clipmill demo --nodes 3 --output clipmill-demo-cluster
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
@@ -44,7 +49,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults clipmill-demo
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults clipmill-demo clipmill-demo-cluster
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Clipmill needs Python 3.11 or newer; set PYTHON=...")'

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _ACCELERATOR = "accelerator_type:"  # how Ray's resources begin that name a kind of GPU
 # `GPU 0: NVIDIA L4 (UUID: ...)`, `GPU 0: Tesla V100-SXM2-16GB (UUID: ...)`: the part that Ray calls the accelerator_type
 _GPU_LINE = re.compile(r"GPU \d+: \w+ ((?:[A-Z]+ )*[A-Z0-9]*\d[A-Z0-9]*)")
@@ -99,21 +99,21 @@ def machine_of(resources: Mapping[str, float]) -> Machine:
 # --- this machine ---
 
 
-def this_machine() -> ClusterSize:
-    """What Ray would find if it were started here, without starting it."""
+def this_machine(quota: Path = QUOTA) -> ClusterSize:
+    """What Ray would find if it were started here, without starting it. `quota` says what a container may use."""
     lines = _gpu_lines()
     kind = _GPU_LINE.match(lines[0]) if lines else None
-    return ClusterSize.of([Machine(_cpus(), float(len(lines)), kind.group(1).replace(" ", "-") if kind else None)])
+    return ClusterSize.of([Machine(_cpus(quota), float(len(lines)), kind.group(1).replace(" ", "-") if kind else None)])
 
 
-def _cpus() -> float:
+def _cpus(quota: Path) -> float:
     """CPUs that this process may use: of those it is bound to, no more than its container is allowed."""
     bound = len(os.sched_getaffinity(0))
     try:
-        quota, period = _QUOTA.read_text().split()
+        used_us, period_us = quota.read_text().split()
     except (OSError, ValueError):
         return float(bound)
-    return float(bound if quota == "max" else max(1, min(bound, int(quota) // int(period))))
+    return float(bound if used_us == "max" else max(1, min(bound, int(used_us) // int(period_us))))
 
 
 def _gpu_lines() -> list[str]:

@@ -15,6 +15,7 @@ from schemas.errors import BadRequest, ClipmillError
 from schemas.secrets import hidden
 
 if TYPE_CHECKING:
+    from pipeline.events import Observer
     from pipeline.jsonlog import JsonLog
     from pipeline.run import Request
     from schemas.config import InputConfig, JobConfig
@@ -161,13 +162,18 @@ def demo(
     ),
     videos: Annotated[int, typer.Option(min=1, metavar="N", help="Videos to render")] = 14,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Another seed is another archive")] = 0,
+    nodes: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="On a Ray cluster of N nodes on this machine; one is killed half way")
+    ] = None,
 ) -> int:
     """Render an archive with known truth, annotate it, score it."""
     from pipeline.demo_run import Demo, too_low
 
     made = Demo(output, videos, seed)
     made.render(_note)
-    result = made.annotate(lambda config, entries: _run(config, entries, None))
+    result = made.annotate(
+        lambda config, entries: _run(config, entries, None) if nodes is None else _lose(config, entries, nodes)
+    )
     code = summary.exit_code(result)
     if code != summary.DONE:
         print("\n".join(summary.lines(result)))
@@ -415,13 +421,24 @@ def _input(uri: str, allow: list[str] | None) -> InputConfig:
         raise BadRequest(f"--input: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
-def _run(job: JobConfig, entries: tuple[Entry, ...], request: Request | None) -> summary.RunResult:
+def _lose(job: JobConfig, entries: tuple[Entry, ...], nodes: int) -> summary.RunResult:
+    from pipeline.demo_cluster import losing
+    from pipeline.run import Request
+
+    with losing(nodes, _note) as (address, observer):
+        return _run(job, entries, Request(address=address), [observer])
+
+
+def _run(
+    job: JobConfig, entries: tuple[Entry, ...], request: Request | None, observers: Sequence[Observer] = ()
+) -> summary.RunResult:
     from pipeline import run as runner
     from pipeline.progress import Progress
 
+    watching: list[Observer] = [*([_log] if _log else []), *observers]
     try:
         with _log or Progress() as progress:
-            return runner.run(job, entries, request or runner.Request(), progress, observers=[_log] if _log else [])
+            return runner.run(job, entries, request or runner.Request(), progress, observers=watching)
     except KeyboardInterrupt:
         _note("clipmill: interrupted; the same command goes on from here")
         raise typer.Exit(summary.INTERRUPTED) from None

@@ -1,0 +1,169 @@
+"""A Ray cluster on this machine alone: a head and nodes that can be taken away, each a `ray start` of its own.
+
+For trying out what becomes of a run when machines go. Every node has sockets, a temporary folder and ports of its own, listens
+on this machine only, and lets in whoever has the cluster's token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import ClipmillError
+
+HOST = "127.0.0.1"
+STORE_BYTES = 100 << 20
+START_S = 300.0
+POLL_S = 0.2
+_WAYS_TO_GO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STARTED = "Ray runtime started"
+
+
+class NodeFailed(ClipmillError):
+    """A node did not start."""
+
+
+@dataclass
+class Node:
+    """One `ray start`: all processes of its session are this node. `folder` holds its sockets and logs."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    is_gone: bool = False
+
+    def kill(self) -> None:
+        """Ends all its processes at once, as a power cut does."""
+        if self.is_gone:  # and its session's number may be somebody else's by now
+            return
+        while found := _in_session(self.process.pid):
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.poll()  # or it stays as a zombie, and is found again
+            time.sleep(POLL_S / 10)
+        self.process.wait()
+        self.is_gone = True
+
+    def remove(self) -> None:
+        """Nothing of it is left."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait_until_started(self) -> None:
+        """Raises NodeFailed."""
+        log, until = self.folder / "start.log", time.monotonic() + START_S
+        while _STARTED not in log.read_text():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise NodeFailed(f"a Ray node did not start: {' '.join(log.read_text().split()[-40:])}")
+            time.sleep(POLL_S)
+
+
+@dataclass
+class Nodes:
+    """A cluster: `address` for drivers, `env` what their environment needs to be let in."""
+
+    address: str
+    env: Mapping[str, str]
+    workers: list[Node] = field(default_factory=list)
+
+    def lose(self, node_id: str) -> int:
+        """Kills the worker node that Ray knows by this id; its number, from 1. From a process that is attached."""
+        import ray
+
+        (socket_name,) = [str(node["ObjectStoreSocketName"]) for node in ray.nodes() if node["NodeID"] == node_id]
+        for number, node in enumerate(self.workers, 1):
+            if socket_name.startswith(f"{node.folder}/"):
+                node.kill()
+                return number
+        raise ValueError(f"{node_id} is no worker node of this cluster")
+
+
+@contextmanager
+def started(workers: int, cpus: int = 1) -> Iterator[Nodes]:
+    """A head without CPUs, and `workers` nodes with `cpus` each. Nothing of them is left at the end, however it comes.
+
+    SIGTERM and a terminal that is closed end the block in order, too. Raises NodeFailed.
+    """
+    before: dict[signal.Signals, Any] = {way: signal.getsignal(way) for way in _WAYS_TO_GO}
+    begun: list[Node] = []
+    try:
+        for way in _WAYS_TO_GO[1:]:
+            signal.signal(way, _leave)
+        yield _cluster(begun, workers, cpus)
+    finally:
+        for way in _WAYS_TO_GO:  # an impatient second Ctrl-C leaves nothing behind
+            signal.signal(way, signal.SIG_IGN)
+        for node in begun:
+            node.remove()
+        for way, handler in before.items():
+            signal.signal(way, handler)
+
+
+def _leave(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def _cluster(begun: list[Node], workers: int, cpus: int) -> Nodes:
+    """Starts them; who is in `begun` has to be removed."""
+    (port,) = _free_ports(1)
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own
+    nodes = Nodes(f"{HOST}:{port}", own)
+    head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", _port("ray-client-server-port"))
+    begun.append(_begin(env, head))
+    begun[0].wait_until_started()
+    for _ in range(workers):
+        begun.append(_begin(env, (f"--address={nodes.address}", f"--num-cpus={cpus}")))
+        nodes.workers.append(begun[-1])
+    for node in nodes.workers:
+        node.wait_until_started()
+    return nodes
+
+
+def _begin(env: Mapping[str, str], options: Sequence[str]) -> Node:
+    # Its name is short: sockets lie in it, and their paths may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="clipmill-node-", dir="/tmp"))
+    command = [
+        sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block",
+        f"--temp-dir={folder}", f"--node-ip-address={HOST}",
+        _port("dashboard-agent-listen-port"), "--min-worker-port=0", "--max-worker-port=0", "--num-gpus=0",
+        f"--object-store-memory={STORE_BYTES}", *options,
+    ]  # fmt: skip
+    with (folder / "start.log").open("wb") as log:
+        # In a session of its own: Ctrl-C is for the driver, which publishes what is complete while the nodes still live.
+        return Node(
+            subprocess.Popen(command, cwd=folder, env=dict(env), stdout=log, stderr=log, start_new_session=True), folder
+        )
+
+
+def _port(option: str) -> str:
+    return f"--{option}={_free_ports(1)[0]}"
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in held]
+
+
+def _in_session(leader: int) -> list[int]:
+    """Processes of a session, by their ids."""
+    found = []
+    for path in Path("/proc").iterdir():
+        with contextlib.suppress(ValueError, ProcessLookupError):
+            if os.getsid(int(path.name)) == leader:
+                found.append(int(path.name))
+    return found
