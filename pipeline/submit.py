@@ -16,6 +16,7 @@ from pipeline import summary
 from pipeline.progress import Figures, describe
 from pipeline.watch import TOKEN, Watch, account_of, code_of
 from schemas.errors import BadRequest
+from schemas.secrets import redacted
 
 if TYPE_CHECKING:
     from pipeline.parcel import Parcel
@@ -64,7 +65,7 @@ class Desk:
             account.hear(line)
         return {
             "job": job.id,
-            "cluster": self.jobs.address,
+            "cluster": redacted(self.jobs.address),
             "output": self.output,
             "state": "ended" if job.is_over else "waiting" if job.status == "PENDING" else "running",
             "exit_code": code_of(job, account) if job.is_over else None,

@@ -136,8 +136,7 @@ class Watch:
         elif account.trouble is not None:
             self._note(f"clipmill: {account.trouble}")
         elif account.code is None:
-            self._note("\n".join(account.other))
-            self._note(f"clipmill: {how_it_ended(job)}")
+            self._note("\n".join([*account.other, f"clipmill: {how_it_ended(job)}"]))
         return code
 
 
@@ -159,6 +158,10 @@ def how_it_ended(job: Job) -> str:
         return f"job {job.id} was stopped before it could say how far it came; the next run goes on from there"
     if job.exit_code in _NO_PYTHON:
         return f"job {job.id}: the cluster's Ray finds no python; `ray start` it with that of its environment on PATH"
-    why = one_line(job.message) or "Ray does not say why"
-    how = f"with exit code {job.exit_code}" if job.exit_code is not None else f"({why})"
-    return f"job {job.id} ended {how} without a word; the next run goes on from there"
+    if job.exit_code is None:
+        how = f"ended ({one_line(job.message) or 'Ray does not say why'})"
+    elif job.exit_code < 0:
+        how = f"was killed (signal {-job.exit_code})"
+    else:
+        how = f"ended with exit code {job.exit_code} without a word"
+    return f"job {job.id} {how}; the next run goes on from there"
