@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.scale import MARKS, Amounts, Assumed, Measured, needs, replaced, requests_of, wall_hours, words
+
+ASSUMED = Assumed(
+    hours=1000, clips_an_hour=360, video_minutes=10, gb_an_hour=1.0, nodes=2, gpus=4, cores=50, gbit_s=10, captions_s=10,
+    vision_s=90, answer_ms=20, epoch_clips=36_000,
+)  # fmt: skip
+EACH = {"list": 0.0, "get": 2.0, "put": 1.0, "delete": 1.0}
+MEASURED = Measured(
+    decode_s=0.1, driver_s=0.001, published_s=1000, clip_bytes=1000, due_bytes=1000, task_bytes=1e9, model_bytes=2e9,
+    driver_bytes=1e9, video_requests=EACH, block_requests=1.0, part_requests=EACH, epoch_requests=EACH,
+)  # fmt: skip
+
+
+def test_an_archive_is_counted_in_whole_parts_and_blocks() -> None:
+    archive = Amounts.of(ASSUMED)
+    assert (archive.clips, archive.videos, archive.epochs) == (360_000, 6000, 10)
+    assert archive.parts == 6000 * 4  # 60 clips of a video, 16 a part
+    assert archive.blocks == 6000 * 39  # 167 MB of a video are 40 blocks of 4 MB
+
+
+def test_what_takes_longest_comes_first() -> None:
+    found = needs(ASSUMED, MEASURED)
+    hours = {need.what: need.hours for need in found}
+    assert [need.hours for need in found] == sorted(hours.values(), reverse=True)
+    assert hours["GPUs"] == pytest.approx(360_000 * (0.1 + 1 / 90) / 8 / 3600)
+    assert hours["cores that decode"] == pytest.approx(1000 * 3600 * 0.1 / 100 / 3600)
+    assert hours["the driver"] == pytest.approx(0.1)
+    assert hours["publishing"] == pytest.approx(360_000 / 2000 / 3600)
+    assert hours["the network"] == pytest.approx(1000 * 8 / 20 / 3600)
+    assert wall_hours(found) == pytest.approx(hours["GPUs"] + hours["clearing away parts"])
+
+
+def test_a_faster_captioner_leaves_the_cores_to_hold_it_up() -> None:
+    assert needs(replace(ASSUMED, captions_s=1000, vision_s=1000), MEASURED)[0].what == "cores that decode"
+
+
+def test_requests_follow_videos_parts_and_epochs() -> None:
+    found = dict(requests_of(ASSUMED, MEASURED))
+    assert found["reading sources"]["get"] == 6000 * 2 + 6000 * 39
+    assert found["staged parts"] == {"list": 0, "get": 48_000, "put": 24_000, "delete": 24_000}
+    assert found["epochs, log and tables"]["put"] == pytest.approx(10 + 360_000 * 1000 / (16 << 20))
+
+
+def test_only_the_part_between_the_marks_is_replaced() -> None:
+    page = f"# Scale\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nBy hand.\n"
+    once = replaced(page, words(ASSUMED, MEASURED))
+    assert once.startswith(f"# Scale\n\n{MARKS[0]}\n1,000 hours of video")
+    assert once.endswith(f"{MARKS[1]}\n\nBy hand.\n")
+    assert replaced(once, "old") == page
+    with pytest.raises(ValueError, match="reckoning"):
+        replaced("# Scale\n", "new")
