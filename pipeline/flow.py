@@ -209,7 +209,7 @@ class Receipts:
 
 
 def _operators(summary: Any) -> list[Any]:
-    """Figures of the operators that ran, the first one first. Reading is one of its own where Ray splits few blocks into more."""
+    """Figures of the operators that work, the first one first. Reading is one more where Ray splits few blocks into many."""
     before = [operator for parent in summary.parents for operator in _operators(parent)]
     own = [one for one in summary.operators_stats if one.wall_time and "MapBatches" in one.operator_name]
     return [*before, *own]

@@ -110,9 +110,12 @@ def _speed_lines(speed: Speed | None) -> list[str]:
     return [f"speed: about {_rate(speed.total)} clips/s, limited by {speed.limit}; measured by run {speed.measured_in}"]
 
 
-def describe(config: JobConfig, entries: Sequence[Entry], request: Request) -> Forecast:
-    """Lists the input, reads the ledger, sizes the steps. Attaches to Ray only where the request names an address."""
-    cluster = _cluster_at(request.address, config.resources)
+def describe(config: JobConfig, entries: Sequence[Entry], request: Request, cluster: ClusterSize | None = None) -> Forecast:
+    """Lists the input, reads the ledger, sizes the steps. Attaches to Ray only where the request names an address.
+
+    `cluster` stands in for what is there.
+    """
+    cluster = cluster or _cluster_at(request.address, config.resources)
     sizing = size(config.resources, cluster)
     store = Store(config.output)
     session = Session.look(store, config, entries, retry_failed=request.retry_failed)
