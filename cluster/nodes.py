@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from schemas.errors import ClipmillError
 HOST = "127.0.0.1"
 STORE_BYTES = 100 << 20
 START_S = 300.0
+TRIES = 3
 POLL_S = 0.2
 _WAYS_TO_GO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STARTED = "Ray runtime started"
@@ -62,6 +63,11 @@ class Node:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def is_named(self, node_id: str) -> bool:
+        """Whether Ray knows it by this id, which its processes have been told."""
+        word = f"node_id={node_id}".encode()
+        return not self.is_gone and any(word in _command(pid) for pid in _in_session(self.process.pid))
+
     def wait_until_started(self) -> None:
         """Raises NodeFailed."""
         log, until = self.folder / "start.log", time.monotonic() + START_S
@@ -71,24 +77,56 @@ class Node:
             time.sleep(POLL_S)
 
 
-@dataclass
 class Nodes:
     """A cluster: `address` for drivers, `env` what their environment needs to be let in."""
 
-    address: str
-    env: Mapping[str, str]
-    workers: list[Node] = field(default_factory=list)
+    def __init__(self, cpus: int) -> None:
+        (port,) = _free_ports(1)
+        self.address = f"{HOST}:{port}"
+        self.env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+        self.workers: list[Node] = []
+        self._cpus, self._begun = cpus, list[Node]()
+
+    def begin(self) -> None:
+        """Starts the head. Raises NodeFailed."""
+        port = self.address.rpartition(":")[2]
+        head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", _port("ray-client-server-port"))
+        self._waited(self._launched(head), head)
+
+    def grow(self, workers: int) -> None:
+        """Starts nodes until there were so many, those that have gone included. Raises NodeFailed."""
+        options = (f"--address={self.address}", f"--num-cpus={self._cpus}")
+        for node in [self._launched(options) for _ in range(workers - len(self.workers))]:
+            self.workers.append(self._waited(node, options))
 
     def lose(self, node_id: str) -> int:
-        """Kills the worker node that Ray knows by this id; its number, from 1. From a process that is attached."""
-        import ray
-
-        (socket_name,) = [str(node["ObjectStoreSocketName"]) for node in ray.nodes() if node["NodeID"] == node_id]
+        """Kills the worker node that Ray knows by this id; its number, from 1."""
         for number, node in enumerate(self.workers, 1):
-            if socket_name.startswith(f"{node.folder}/"):
+            if node.is_named(node_id):
                 node.kill()
                 return number
         raise ValueError(f"{node_id} is no worker node of this cluster")
+
+    def remove(self) -> None:
+        """Nothing of it is left."""
+        for node in self._begun:
+            node.remove()
+
+    def _launched(self, options: Sequence[str]) -> Node:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | self.env
+        self._begun.append(_launched(env, options))
+        return self._begun[-1]
+
+    def _waited(self, node: Node, options: Sequence[str]) -> Node:
+        """`node` or, as Ray gives up on one after 30 seconds, which a busy machine may need, another one in its place."""
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(NodeFailed):
+                node.wait_until_started()
+                return node
+            node.remove()
+            node = self._launched(options)
+        node.wait_until_started()
+        return node
 
 
 @contextmanager
@@ -98,16 +136,17 @@ def started(workers: int, cpus: int = 1) -> Iterator[Nodes]:
     SIGTERM and a terminal that is closed end the block in order, too. Raises NodeFailed.
     """
     before: dict[signal.Signals, Any] = {way: signal.getsignal(way) for way in _WAYS_TO_GO}
-    begun: list[Node] = []
+    nodes = Nodes(cpus)
     try:
         for way in _WAYS_TO_GO[1:]:
             signal.signal(way, _leave)
-        yield _cluster(begun, workers, cpus)
+        nodes.begin()
+        nodes.grow(workers)
+        yield nodes
     finally:
         for way in _WAYS_TO_GO:  # an impatient second Ctrl-C leaves nothing behind
             signal.signal(way, signal.SIG_IGN)
-        for node in begun:
-            node.remove()
+        nodes.remove()
         for way, handler in before.items():
             signal.signal(way, handler)
 
@@ -116,24 +155,7 @@ def _leave(number: int, _: Any) -> None:
     raise SystemExit(128 + number)
 
 
-def _cluster(begun: list[Node], workers: int, cpus: int) -> Nodes:
-    """Starts them; who is in `begun` has to be removed."""
-    (port,) = _free_ports(1)
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own
-    nodes = Nodes(f"{HOST}:{port}", own)
-    head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", _port("ray-client-server-port"))
-    begun.append(_begin(env, head))
-    begun[0].wait_until_started()
-    for _ in range(workers):
-        begun.append(_begin(env, (f"--address={nodes.address}", f"--num-cpus={cpus}")))
-        nodes.workers.append(begun[-1])
-    for node in nodes.workers:
-        node.wait_until_started()
-    return nodes
-
-
-def _begin(env: Mapping[str, str], options: Sequence[str]) -> Node:
+def _launched(env: Mapping[str, str], options: Sequence[str]) -> Node:
     # Its name is short: sockets lie in it, and their paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="clipmill-node-", dir="/tmp"))
     command = [
@@ -167,3 +189,10 @@ def _in_session(leader: int) -> list[int]:
             if os.getsid(int(path.name)) == leader:
                 found.append(int(path.name))
     return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
