@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu.calls import preprocessing_calls
 from benchmarks.gpu.captions import Captioner
 from benchmarks.gpu.checkpoints import KINDS, checkpoint
 from benchmarks.gpu.device import Device
@@ -117,7 +118,14 @@ def body_of(results: Mapping[str, Results]) -> str:
     if FUSED in results:
         fused, apart = (results[FUSED].of(name, "clips_per_s").text(1) for name in ("fused", "apart"))
         parts.append(f"{FUSED}, clips per second: {fused} in one actor, {apart} in an actor each.")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, calls_of([name for name in results if name != FUSED])])
+
+
+def calls_of(names: Sequence[str]) -> str:
+    """How often preprocessing calls the device, which needs none to be known."""
+    calls = {name: preprocessing_calls(name) for name in names}
+    rows = [[name, f"{found.kernels:.0f}", f"{found.copies:.0f}"] for name, found in calls.items()]
+    return f"{_CALLS}\n\n{table(['calls of the device per clip', 'kernels', 'copies to it'], rows)}"
 
 
 def _figures(found: Results, contestants: Sequence[str], figure: str) -> list[str]:
@@ -152,7 +160,7 @@ def say_that_there_is_none(page: Path = PAGE) -> None:
     if page.exists() and f"## {TITLE}" in page.read_text() and NO_GPU not in page.read_text():
         return
     rows = [not_measured(_what(name), f"at least {_TARGET:g}", "no GPU at hand") for name in KINDS]
-    publish("gpu", TITLE, f"{NO_GPU} {_WORDS}", rows, None, page)
+    publish("gpu", TITLE, f"{NO_GPU}\n\n{_WORDS}\n\n{calls_of(list(KINDS))}", rows, None, page)
 
 
 def _what(name: str) -> str:
@@ -162,6 +170,10 @@ def _what(name: str) -> str:
 
 _VISION = ("stage", "stage, 16 clips", "bare", "bare, compiled", "overlapped", "preprocessing", "preprocessing on the CPU")
 _CAPTION = ("stage", "bare")
+_CALLS = """
+Known without a GPU: what preprocessing a clip of 8 frames of 398x224 pixels asks of the device, in a batch of 16. Each call
+takes the CPU some microseconds, and a copy waits for what is queued.
+""".strip()
 _WORDS = """
 `python -m benchmarks.gpu` measures, with random weights of the real architectures and sizes, in bfloat16 with SDPA attention:
 the stage as a run calls it (frames in an Arrow table to structs in one) at its best batch and at the default of 16 clips; the

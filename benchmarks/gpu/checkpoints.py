@@ -49,6 +49,7 @@ def checkpoint(name: str, root: Path, device: str, tiny: bool) -> Path:
     torch.manual_seed(1)
     with torch.device(device):
         KINDS[name].build(making, tiny)
+    write_processor(name, making, tiny)
     making.rename(folder)
     return folder
 
@@ -57,8 +58,26 @@ def _save(net: Any, folder: Path) -> None:
     net.to(torch.bfloat16).save_pretrained(folder)
 
 
-def _processor(folder: Path, name: str, **said: Any) -> None:
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": name, **said}))
+def write_processor(name: str, folder: Path, tiny: bool) -> None:
+    """Only what says how frames are preprocessed."""
+    (folder / "preprocessor_config.json").write_text(json.dumps(_processor(name, tiny)))
+
+
+def _processor(name: str, tiny: bool) -> dict[str, Any]:
+    side = 32 if tiny else 512 if name.startswith("smolvlm") else 224
+    cropped = {"size": {"shortest_edge": side}, "crop_size": _square(side)}
+    if name.startswith("timesformer"):
+        return {"image_processor_type": "VideoMAEImageProcessor", **cropped}
+    if name.startswith("clip"):
+        return {"image_processor_type": "CLIPImageProcessor", "resample": 3, **cropped}
+    if name.startswith("siglip"):
+        return {"image_processor_type": "SiglipImageProcessor", "resample": 3, "size": _square(side)}
+    if name.startswith("qwen"):
+        most = 28 * 28 * (16 if tiny else 16384)
+        return {"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 56 * 56, "max_pixels": most}
+    sampling = {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": side}}
+    sizes = {"size": {"longest_edge": 4 * side}, "max_image_size": {"longest_edge": side}}
+    return {"image_processor_type": "SmolVLMImageProcessor", "resample": 1, "video_sampling": sampling, **sizes}
 
 
 def _square(side: int) -> dict[str, int]:
@@ -84,7 +103,6 @@ def _timesformer(folder: Path, tiny: bool) -> None:
     size = {**_NARROW, "image_size": side, "patch_size": 8} if tiny else {}
     config = transformers.TimesformerConfig(**size, num_frames=8, id2label={i: f"action {i}" for i in range(400)})
     _save(transformers.TimesformerForVideoClassification(config), folder)
-    _processor(folder, "VideoMAEImageProcessor", size={"shortest_edge": side}, crop_size=_square(side))
 
 
 def _clip(folder: Path, tiny: bool, large: bool) -> None:
@@ -100,7 +118,6 @@ def _clip(folder: Path, tiny: bool, large: bool) -> None:
     projection = 24 if tiny else 768 if large else 512
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection)
     _save(transformers.CLIPModel(config), folder)
-    _processor(folder, "CLIPImageProcessor", size={"shortest_edge": side}, crop_size=_square(side), resample=3)
 
 
 def _siglip(folder: Path, tiny: bool) -> None:
@@ -108,7 +125,6 @@ def _siglip(folder: Path, tiny: bool) -> None:
     vision = {**_NARROW, "image_size": side, "patch_size": 8} if tiny else {}
     config = transformers.SiglipConfig(text_config=_NARROW if tiny else {}, vision_config=vision)
     _save(transformers.SiglipModel(config), folder)
-    _processor(folder, "SiglipImageProcessor", size=_square(side), resample=3)
 
 
 def _smolvlm(folder: Path, tiny: bool) -> None:
@@ -141,10 +157,6 @@ def _smolvlm(folder: Path, tiny: bool) -> None:
         text_config=text, vision_config=vision, scale_factor=2 if tiny else 4, image_token_id=special["<image>"], pad_token_id=0
     )
     _save(transformers.SmolVLMForConditionalGeneration(config), folder)
-    _processor(
-        folder, "SmolVLMImageProcessor", size={"longest_edge": 4 * side}, max_image_size={"longest_edge": side}, resample=1,
-        video_sampling={"fps": 1, "max_frames": 64, "video_size": {"longest_edge": side}},
-    )  # fmt: skip
 
 
 def _qwen(folder: Path, tiny: bool) -> None:
@@ -184,7 +196,6 @@ def _qwen(folder: Path, tiny: bool) -> None:
         image_token_id=special["<|image_pad|>"], video_token_id=special["<|video_pad|>"],
     )  # fmt: skip
     _save(transformers.Qwen2_5_VLForConditionalGeneration(config), folder)
-    _processor(folder, "Qwen2VLImageProcessor", min_pixels=56 * 56, max_pixels=28 * 28 * (16 if tiny else 16384))
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": QWEN_TEMPLATE}))
 
 

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from benchmarks.gpu.__main__ import NO_GPU, TITLE, main, rows_of, say_that_there_is_none
+from benchmarks.gpu.calls import _Counting, preprocessing_calls
 from benchmarks.gpu.captions import generated
 from benchmarks.gpu.clips import clips
 from benchmarks.gpu.device import Device, best_batch, rate
@@ -70,6 +71,20 @@ def test_calls_of_generate_are_overheard_and_go_through() -> None:
     assert transformers.GenerationMixin.generate is original
 
 
+def test_calls_of_the_device_are_counted_and_views_are_not() -> None:
+    with _Counting() as counting:
+        there = torch.tensor([1.0, 2.0]).to("meta")
+        (there.view(2, 1) @ there.view(1, 2)).add_(1)
+        torch.tensor([1.0]) + 1  # on the CPU
+    assert (counting.kernels, counting.copies) == (3, 1)
+
+
+def test_preprocessing_that_does_not_resize_calls_the_device_less() -> None:
+    cropped, squeezed = preprocessing_calls("clip-vit-b-32"), preprocessing_calls("siglip-base")
+    assert 0 < cropped.kernels < squeezed.kernels
+    assert 0 < cropped.copies < squeezed.copies
+
+
 def test_a_clip_without_an_answer_ends_the_measurement() -> None:
     with pytest.raises(RuntimeError, match="no answer"):
         refuse_errors(clips(1, 2, tiny=True, due=()), "labels")
@@ -80,7 +95,7 @@ def test_one_architecture_through_all_of_its_measurements(capsys: pytest.Capture
     main(["--device", "cpu", "--tiny", "--seconds", "0.01", "--only", "clip-vit-b-32"])
     torch.set_num_threads(threads)
     said = capsys.readouterr().out
-    (line,) = (line for line in said.splitlines() if line.startswith("| clip-vit-b-32 |"))
+    line, _calls = (line for line in said.splitlines() if line.startswith("| clip-vit-b-32 |"))
     *rates, batch, busy = line.strip("| ").split(" | ")[1:]
     assert len(rates) == 7
     assert all(float(one) > 0 for one in rates)
