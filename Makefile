@@ -47,6 +47,14 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.shots.run --seeds 8 --real $(VIDEOS)
 	$(BIN)/python -m benchmarks.peers --videos $(VIDEOS)
 	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.long_files
+	$(BIN)/python -m benchmarks.growth --videos $(VIDEOS)
+	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m benchmarks.publishing
+	$(BIN)/python -m benchmarks.requests
+	$(BIN)/python -m benchmarks.simulation
+	$(BIN)/python -m benchmarks.scale
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults clipmill-demo clipmill-demo-cluster
