@@ -1,4 +1,4 @@
-"""How often preprocessing calls the device for a clip: known without a GPU, from torch's device `meta`, whose tensors are empty.
+"""How often preprocessing calls the device for a clip: known without a GPU, on the device `meta`, whose tensors are empty.
 
 A GPU is kept waiting by calls that are many and small, and more so by copies of small tensors to it, each of which waits for
 what is queued.

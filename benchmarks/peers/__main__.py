@@ -1,7 +1,7 @@
 """Clipmill beside Daft, Data-Juicer, datatrove, Ray Data and a pool of processes, at the same work on the same machine.
 
     python -m benchmarks.peers.install
-    python -m benchmarks.peers [--rounds 5] [--copies 12] [--videos ../shared/videos]
+    python -m benchmarks.peers [--rounds 5] [--copies 8] [--videos ../shared/videos]
 
 Each contestant is a program of its own (`with_NAME.py`), run as its own process on an archive of MP4 files: 8 frames of each
 10 seconds, embedded with one small CLIP checkpoint, to Parquet. Afterwards its rows are compared with those of the pool.
@@ -163,7 +163,7 @@ What each does beyond or below the others:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, default=ROOT.parent / "shared" / "videos", help="folder of real recordings")
-    parser.add_argument("--copies", type=int, default=12, help="files made of each recording")
+    parser.add_argument("--copies", type=int, default=8, help="files made of each recording")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--archive", type=Path, help="folder to make the archive in, or to find it in; otherwise a temporary one"

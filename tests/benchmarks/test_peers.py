@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.peers import archive, install
+from benchmarks.peers.__main__ import CLIPMILL, PEERS, POOL, report
 from benchmarks.peers.check import WorkMissing, cosines, read
 from benchmarks.peers.task import Embedder, windows, write
 from benchmarks.peers.watch import first_read
+from benchmarks.rounds import Figure, Results, Setup
 from tests.media import number_of, numbered, textured, write_video
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +96,18 @@ def test_environments_are_pinned_to_the_torch_of_this_tree() -> None:
     for name in install.names():
         assert install.version_of(name, "torch") == ours
         assert all(re.fullmatch(r"\S+==\S+", line) for line in (install.REQUIREMENTS / f"{name}.txt").read_text().splitlines())
+
+
+def measured(work_s: float) -> Figure:
+    return {"startup_s": 2.0, "work_s": work_s, "wall_s": 2.0 + work_s, "cpu_s": 2 * work_s, "rows": 360, "least_cosine": 0.99}
+
+
+def test_the_page_holds_clipmill_against_every_other_way(tmp_path: Path) -> None:
+    figures = {name: {0: measured(50.0)} for name in PEERS} | {POOL: {0: measured(25.0)}, CLIPMILL: {0: measured(40.0)}}
+    report(Results(Setup("a machine", "3.11", {}, "c0de", {}, [*PEERS]), "2026-11-26", figures, None), tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text().splitlines()
+    rows = {line.split(" | ")[0]: line for line in page}
+    assert rows["| Clipmill"].startswith("| Clipmill | 2.0 | 40.0 | 80.0 | 90 | 1.00 |")
+    assert rows["| Daft"].startswith("| Daft | 2.0 | 50.0 | 100.0 | 72 | 1.25 |")
+    verdicts = [line.split(" | ")[-3:] for line in page if line.startswith("| [peers]")]
+    assert verdicts == [["at most 1.1", "1.60", "**missed** |"], *[["at most 1", "0.80", "met |"]] * 5]
