@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.attach import ClusterSize
+from cluster.machines import ClusterSize, Machine
 from cluster.sizing import size
 from pipeline import plan, settings
 from schemas.config import JobConfig
@@ -33,8 +33,9 @@ def standard_config() -> JobConfig:
     return settings.load(preset="standard", sets=["resources.device=cuda"], input_uri="s3://archive/", output="s3://tables/x")
 
 
-def does_not_fit(config: JobConfig, cluster: ClusterSize, nodes: Sequence[Node]) -> list[str]:
-    """What of a run could never be scheduled on a cluster of so much in all, made of such nodes; one line each."""
+def does_not_fit(config: JobConfig, there: Sequence[Node], nodes: Sequence[Node]) -> list[str]:
+    """What of a run could never be scheduled where the nodes `there` are there, and all are like `nodes`; one line each."""
+    cluster = ClusterSize.of([Machine(0), *(Machine(node.cpus, node.gpus) for node in there)])
     sizing = size(config.resources, cluster)
     entries = [
         Entry(stage, entry, "0" * 40, f"f{stage}{index}", entry.name or stage)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.attach import ClusterSize
 from tests.cluster import crds
 from tests.cluster.asked import Node, does_not_fit, standard_config
 from tests.cluster.dockerfile import Dockerfile
@@ -244,8 +243,7 @@ def test_every_step_of_the_standard_preset_fits_the_fewest_pods() -> None:
     for group in workers:
         assert GROUPS[group]["minReplicas"] == GROUPS[group]["replicas"] <= GROUPS[group]["maxReplicas"]
     nodes = [node(group) for group in workers for _ in range(GROUPS[group]["minReplicas"])]
-    total = ClusterSize(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), len(nodes) + 1)
-    assert does_not_fit(standard_config(), total, [node(group) for group in workers]) == []
+    assert does_not_fit(standard_config(), nodes, [node(group) for group in workers]) == []
 
 
 def test_the_group_with_gpus_has_one_size() -> None:

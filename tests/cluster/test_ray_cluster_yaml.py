@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.attach import ClusterSize
+from cluster.machines import ClusterSize, Machine
+from cluster.sizing import expected, size
+from schemas.config import ResourcesConfig
 from tests.cluster.asked import Node, does_not_fit, standard_config
 
 ROOT = Path(__file__).parents[2]
@@ -81,8 +83,7 @@ def test_every_step_of_the_standard_preset_fits_the_gpu_machines_alone() -> None
     groups = prepared()["available_node_types"]
     nodes = {name: Node(groups[name]["resources"]["CPU"], groups[name]["resources"].get("GPU", 0), 1e15) for name in WORKERS}
     fewest = [nodes["models"]] * groups["models"]["max_workers"]
-    total = ClusterSize(sum(node.cpus for node in fewest), sum(node.gpus for node in fewest), len(fewest) + 1)
-    assert does_not_fit(standard_config(), total, list(nodes.values())) == []
+    assert does_not_fit(standard_config(), fewest, list(nodes.values())) == []
     assert sum(groups[name]["max_workers"] for name in WORKERS) <= prepared()["max_workers"]
 
 
@@ -90,6 +91,17 @@ def test_an_idle_cluster_is_its_head() -> None:
     config = prepared()
     assert [config["available_node_types"][name]["min_workers"] for name in WORKERS] == [0, 0]
     assert 0 < config["idle_timeout_minutes"] <= 15
+
+
+def test_the_page_tells_a_run_which_machines_may_come() -> None:
+    """The configuration on docs/cluster.md, with the head alone."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), flags=re.DOTALL)
+    resources = ResourcesConfig.model_validate(yaml.safe_load(block)["resources"])
+    groups = prepared()["available_node_types"]
+    told = [({"CPU": one.cpus} | ({"GPU": one.gpus} if one.gpus else {}), one.most) for one in resources.machines]
+    assert told == [(groups[name]["resources"], groups[name]["max_workers"]) for name in WORKERS]
+    sizing = size(resources, expected(ClusterSize.of([Machine(0)]), resources))
+    assert (sizing.device, sizing.actors_max) == ("cuda", groups["models"]["max_workers"])
 
 
 @pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
@@ -200,8 +212,7 @@ def test_machines_have_the_cpus_gpus_and_memory_that_ray_is_told(aws: Aws) -> No
         gpus = sum(gpu["Count"] for gpu in types[name].get("GpuInfo", {}).get("Gpus", ()))
         nodes.append(Node(types[name]["VCpuInfo"]["DefaultVCpus"], gpus, types[name]["MemoryInfo"]["SizeInMiB"] * 2**20))
         assert groups[group]["resources"] == {"CPU": nodes[-1].cpus} | ({"GPU": gpus} if gpus else {})
-    total = ClusterSize(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), len(nodes) + 1)
-    assert does_not_fit(standard_config(), total, nodes) == []
+    assert does_not_fit(standard_config(), nodes, nodes) == []
 
 
 def test_ray_starts_a_machine_of_every_group_with_its_profile_and_only_decode_on_spot(aws: Aws) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.attach import ClusterSize
+from cluster.machines import ClusterSize
 from cluster.wait import POLL_S, call, wait
 from schemas.errors import BadRequest
 from tests.cluster.growing import ROOT, Growing, growing
