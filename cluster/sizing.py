@@ -52,7 +52,8 @@ def expected(cluster: ClusterSize, resources: ResourcesConfig) -> ClusterSize:
 def size(resources: ResourcesConfig, cluster: ClusterSize) -> Sizing:
     """Sizing of a run with `resources` on `cluster`. Raises BadRequest, naming the setting, for what can never be scheduled."""
     machines = cluster.at_most()
-    hint = "" if cluster.groups else _GROWTH_HINT
+    is_alone = cluster.nodes == 1 and cluster.cpus > 0
+    hint = "" if cluster.groups or is_alone else _GROWTH_HINT
     decode_cpus = resources.decode_cpus or DECODE_CPUS
     most_cpus = max(machine.cpus for machine in machines)
     if decode_cpus > most_cpus:
@@ -101,7 +102,7 @@ def _on_gpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: floa
     actors_max = resources.actors or most
     if actors_max > most:
         raise BadRequest(
-            f"resources.actors: {actors_max} actors want {actors_max * share:g} GPUs, the cluster has room for {most}{hint}"
+            f"resources.actors: {actors_max} actors want {actors_max * share:g} GPUs, and there is room for {most}{hint}"
         )
     sizing = Sizing(
         device="cuda",
@@ -130,7 +131,7 @@ def _with_gpus(resources: ResourcesConfig, machines: Mapping[Machine, int], hint
     if not equipped:
         key, wish = ("accelerator_type", kind) if kind else ("device", "cuda")
         raise BadRequest(
-            f"resources.{key}: {wish} wants {share:g} GPU for an actor (resources.gpus_per_actor), the cluster has none{hint}"
+            f"resources.{key}: {wish} wants {share:g} GPU for an actor (resources.gpus_per_actor), and there is none{hint}"
         )
     if kind is not None:
         kinds = sorted({machine.accelerator_type or "an unknown kind" for machine in equipped})

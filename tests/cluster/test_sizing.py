@@ -39,7 +39,7 @@ def test_halves_of_a_gpu_make_twice_the_actors() -> None:
 @pytest.mark.parametrize(
     ("resources", "cluster", "named"),
     [
-        ({"device": "cuda"}, ClusterSize(8, 0, 1), r"resources\.device: cuda wants 1 GPU for an actor .* the cluster has none"),
+        ({"device": "cuda"}, ClusterSize(8, 0, 1), r"resources\.device: cuda wants 1 GPU for an actor .* and there is none"),
         ({"gpus_per_actor": 2.0, "device": "cuda"}, ClusterSize(8, 1, 1), "gpus_per_actor"),
         ({"actors": 3}, ClusterSize(8, 2, 1), "resources.actors"),
         ({"decode_cpus": 4.0}, ClusterSize(2, 0, 1), "resources.decode_cpus"),
@@ -108,7 +108,7 @@ def test_actors_can_insist_on_a_kind_of_gpu() -> None:
         ((L4, CPUS), {"cpus_per_actor": 16}, r"resources\.cpus_per_actor: 16 CPUs for one actor, .* more than 8"),
         ((L4,), {"cpus_per_actor": 8}, r"resources\.cpus_per_actor: 1 actors with 8 CPUs each leave no machine the 0\.45 CPUs"),
         ((CPUS, CPUS), {"decode_cpus": 33}, r"resources\.decode_cpus: 33 CPUs for one decode task, and no machine .* than 32"),
-        ((L4, L4), {"actors": 3}, r"resources\.actors: 3 actors want 3 GPUs, the cluster has room for 2"),
+        ((L4, L4), {"actors": 3}, r"resources\.actors: 3 actors want 3 GPUs, and there is room for 2"),
         ((L4, L4), {"actors": 1, "min_actors": 2}, r"resources\.min_actors: 2 actors at least, and 1 at most"),
         ((Machine(1),), {"min_actors": 12}, r"resources\.min_actors: 12 actors leave decoding nothing of 1 CPUs"),
         (
