@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import psutil
 
 STORE_BYTES = 150 << 20
 WAIT_S = 240.0
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -56,26 +57,38 @@ class Head:
 
 @contextmanager
 def head(cpus: int = 2) -> Iterator[Head]:
-    """Starts one, waits until its job server answers, and ends all of its processes."""
-    with ExitStack() as stack:
-        # Its name is short: sockets lie in it, and their paths may have 107 characters.
-        folder = Path(tempfile.mkdtemp(prefix="cm-", dir="/tmp"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        gcs, dashboard, agent, client = _free_ports(4)
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
-        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-        command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--temp-dir={folder}",
-            f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-            f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=true",
-            f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}",
-        ]  # fmt: skip
-        log = stack.enter_context((folder / "start.log").open("w+"))
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
-        started = Head(process.pid, gcs, dashboard, env)
-        stack.callback(end, started, process)
-        _wait_for_jobs(started, process, folder / "start.log")
-        yield started
+    """Starts one, waits until its job server answers, and ends all of its processes.
+
+    `ray start` gives its parts 30 s to come up, which is not enough on a machine that is full of work: then it starts again.
+    """
+    for tries_left in reversed(range(TRIES)):
+        with ExitStack() as stack:
+            # Its name is short: sockets lie in it, and their paths may have 107 characters.
+            folder = Path(tempfile.mkdtemp(prefix="cm-", dir="/tmp"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            log = folder / "start.log"
+            started, process = _start(folder, log, cpus)
+            stack.callback(end, started, process)
+            if _answers(started, process, log):
+                yield started
+                return
+            assert tries_left, log.read_text()
+
+
+def _start(folder: Path, log: Path, cpus: int) -> tuple[Head, subprocess.Popen[bytes]]:
+    gcs, dashboard, agent, client = _free_ports(4)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--temp-dir={folder}",
+        f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=true",
+        f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}",
+    ]  # fmt: skip
+    patient = {**env, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": f"{WAIT_S:.0f}"}
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=folder, env=patient, stdout=file, stderr=file, start_new_session=True)
+    return Head(process.pid, gcs, dashboard, env), process
 
 
 def end(started: Head, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -89,20 +102,19 @@ def end(started: Head, process: subprocess.Popen[bytes] | None = None) -> None:
         process.wait()
 
 
-def _wait_for_jobs(started: Head, process: subprocess.Popen[bytes], log: Path) -> None:
+def _answers(started: Head, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Waits until all of it is up; False where `ray start` has given up."""
     request = urllib.request.Request(
         f"{started.url}/api/jobs/", headers={"Authorization": f"Bearer {started.env['RAY_AUTH_TOKEN']}"}
     )
     until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=10):
-                if "Ray runtime started" in log.read_text():
-                    return
-        except (urllib.error.URLError, OSError):
-            assert process.poll() is None, log.read_text()
+    while process.poll() is None:
+        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=10):
+            if "Ray runtime started" in log.read_text():
+                return True
         assert time.monotonic() < until, log.read_text()
         time.sleep(0.2)
+    return False
 
 
 def _session_of(pid: int) -> int | None:
