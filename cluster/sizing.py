@@ -146,8 +146,7 @@ def _with_gpus(resources: ResourcesConfig, machines: Mapping[Machine, int], hint
 
 def _lent(machine: Machine, share: float) -> int:
     """Actors with `share` GPUs each that a machine's GPUs carry. A part of a GPU never spans two."""
-    each = 1 / share if share < 1 else 1.0
-    return int(machine.gpus * int(each + 1e-6) if share < 1 else machine.gpus // share)
+    return int(machine.gpus) * int(1 / share + 1e-6) if share < 1 else int(machine.gpus // share)
 
 
 def _actor_cpus(resources: ResourcesConfig, fitting: list[Machine], hint: str) -> float:
@@ -174,18 +173,14 @@ def _room(machine: Machine, gpus: float, cpus: float) -> int:
 
 
 def decoders(sizing: Sizing, machines: Mapping[Machine, int]) -> int:
-    """Decode tasks that run at a time on `machines`, by shape, beside as many actors as there may be."""
-    left, found = sizing.actors_max, 0
-    for machine, count in sorted(machines.items(), key=lambda item: -item[0].gpus):
-        actors = min(left / count if count else 0.0, _actors_on(sizing, machine))
-        left -= int(actors * count)
-        found += count * int((machine.cpus - math.ceil(actors) * sizing.actor_cpus) / sizing.decode_cpus + 1e-6)
-    return found
+    """Decode tasks that run at a time on `machines`, by shape, each of which has all actors that it has room for."""
+    left = {machine: machine.cpus - _actors_on(sizing, machine) * sizing.actor_cpus for machine in machines}
+    return sum(count * int(left[machine] / sizing.decode_cpus + 1e-6) for machine, count in machines.items())
 
 
 def _actors_on(sizing: Sizing, machine: Machine) -> int:
     if not sizing.actor_gpus:
-        return sizing.actors_max
+        return min(sizing.actors_max, math.ceil(machine.cpus / 2))
     if sizing.accelerator_type not in (None, machine.accelerator_type):
         return 0
-    return _room(machine, sizing.actor_gpus, sizing.actor_cpus)
+    return min(sizing.actors_max, _room(machine, sizing.actor_gpus, sizing.actor_cpus))

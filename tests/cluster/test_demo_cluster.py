@@ -23,8 +23,12 @@ VIDEOS = 6
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 
+# Whoever starts the tests in the background has them, and what they start, ignore Ctrl-C.
+PROGRAM = "import signal; signal.signal(2, signal.default_int_handler); from pipeline.cli import main; main()"
+
+
 def demo(folder: Path, *options: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "pipeline", "demo", "--videos", str(VIDEOS), "--output", str(folder), *options]
+    return [sys.executable, "-P", "-c", PROGRAM, "demo", "--videos", str(VIDEOS), "--output", str(folder), *options]
 
 
 def own(marker: str) -> list[psutil.Process]:
