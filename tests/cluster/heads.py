@@ -93,13 +93,22 @@ def _start(folder: Path, log: Path, cpus: int) -> tuple[Head, subprocess.Popen[b
 
 def end(started: Head, process: subprocess.Popen[bytes] | None = None) -> None:
     """Kills a head, as a power cut does."""
-    for found in started.processes():
-        try:
+    killed = started.processes()
+    for found in killed:
+        with suppress(psutil.NoSuchProcess):
             found.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
     if process is not None:
         process.wait()
+    until = time.monotonic() + WAIT_S
+    while any(map(_writes, killed)) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _writes(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _answers(started: Head, process: subprocess.Popen[bytes], log: Path) -> bool:
