@@ -88,7 +88,7 @@ class Busy:
 
 @contextlib.contextmanager
 def busy(device: Device) -> Iterator[Busy]:
-    """Samples while it is entered. Needs a GPU and the package nvidia-ml-py."""
+    """Samples while it is entered. Needs a GPU and nvidia-ml-py (the extra `bench`)."""
     found = Busy()
     handle = _nvml_handle(device)
     if handle is None:
