@@ -354,6 +354,29 @@ def query(
 
 
 @app.command()
+def compact(
+    output: OutputArgument,
+    to: Annotated[str, typer.Option("--to", metavar="NEW", help="Empty folder or URL that the copy goes to")],
+) -> int:
+    """Copy the tables into fewer, larger objects under a new root, and check the copy."""
+    from pipeline import compact as compacting
+    from stages.storage import Store
+
+    source, target = _existing(output), Store(to)
+    _check_apart(source, target)
+    target.check_writable()
+    found = compacting.compact(source, target)
+    _print(found.lines(target.root))
+    return summary.BROKEN if found.findings else summary.DONE
+
+
+def _check_apart(source: Store, target: Store) -> None:
+    one, other = (f"{store.root.rstrip('/')}/" for store in (source, target))
+    if one.startswith(other) or other.startswith(one):
+        raise BadRequest(f"--to {target.root}: lies within {source.root}, or reverse; give another place")
+
+
+@app.command()
 def unlock(output: OutputArgument, yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False) -> int:
     """Close a run whose lease has not lapsed, so that another can start."""
     from pipeline import unlock as locks

@@ -59,8 +59,28 @@ class PlannedObject:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The run and the planning of an epoch whose rows another one has taken up."""
+
+    run: str
+    at: datetime
+
+    def to_json(self) -> dict[str, str]:
+        """As it stands in the log."""
+        return {"run": self.run, "at": timestamp(self.at)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, str]) -> Self:
+        """Reverse of `to_json`."""
+        return cls(data["run"], datetime.fromisoformat(data["at"]))
+
+
+@dataclass(frozen=True)
 class EpochPlan:
-    """What to publish, small enough to send anywhere. `objects` are in the order in which they appear, videos last."""
+    """What to publish, small enough to send anywhere. `objects` are in the order in which they appear, videos last.
+
+    `origins`: of an epoch that was put together from others (`pipeline.compact`), whose rows they are, oldest first.
+    """
 
     run: str
     epoch: int
@@ -72,6 +92,12 @@ class EpochPlan:
     ledger: Written  # the sidecar that is copied to become the last object
     parts: Written
     objects: tuple[PlannedObject, ...]
+    origins: tuple[Origin, ...] = ()
+
+    @property
+    def made_by(self) -> tuple[Origin, ...]:
+        """Of which runs and times its rows are."""
+        return self.origins or (Origin(self.run, self.at),)
 
     def body(self) -> Body:
         """As an entry of the log."""
@@ -84,6 +110,7 @@ class EpochPlan:
             "ledger": {**self.ledger.to_json(), "planned": self.ledger.key, "key": self.objects[-1].key},
             "parts": self.parts.to_json(),
             "objects": [asdict(planned) for planned in self.objects],
+            **({"origins": [origin.to_json() for origin in self.origins]} if self.origins else {}),
         }
 
     @classmethod
@@ -96,6 +123,7 @@ class EpochPlan:
             videos=body["videos"], clips=body["clips"],
             ledger=Written(body["ledger"]["planned"], **ledger), parts=Written.from_json(body["parts"]),
             objects=tuple(PlannedObject(**planned) for planned in body["objects"]),
+            origins=tuple(Origin.from_json(origin) for origin in body.get("origins", ())),
         )  # fmt: skip
 
     def properties(self, planned: PlannedObject) -> dict[str, str]:

@@ -18,7 +18,7 @@ from pipeline.idtable import Ids, IdTable, first_of_each, hashes, packed, unpack
 from pipeline.log import EpochState, Log, PromiseBroken
 from pipeline.parallel import mapped
 from schemas.errors import BadRequest
-from schemas.tables import StageStatus, VideoStatus
+from schemas.tables import TIMESTAMP, StageStatus, VideoStatus
 from stages.storage import Store
 
 _COLUMNS = ["video_id", "uri", "supersedes", "status", "stages"]
@@ -163,6 +163,12 @@ class Reader:
         self._next = self._log.length
 
     def _fetched(self, epoch: EpochState) -> list[pa.Table] | None:
-        """The rows of a small epoch, of which there are many; None for one that is worth a stream."""
+        """The rows of a small epoch, of which there are many; None for one that is worth a stream. Of one that was put together
+        from others, the rows of each of them by itself, oldest first: what was said last of a video counts.
+        """
+        if epoch.plan.body.get("origins"):
+            rows = pa.concat_tables(rows_of(self._log.store, epoch, [*_COLUMNS, "finished_at"]))
+            times = sorted(pc.unique(rows["finished_at"]).to_pylist())
+            return [rows.filter(pc.equal(rows["finished_at"], pa.scalar(at, TIMESTAMP))) for at in times]
         is_small = epoch.plan.body["ledger"]["size_bytes"] <= SMALL_BYTES
         return list(rows_of(self._log.store, epoch)) if is_small else None

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import lease
+from pipeline.compact import refuse_half_made
 from pipeline.current import name_current
 from pipeline.events import Committed, Expected, GivenUp, Observer, Opened, Planned, Received, Rejected, unobserved
 from pipeline.gather import Batch, EpochPlan, Gatherer, Tally
@@ -115,6 +116,7 @@ class Session:
         return session
 
     def _begin(self, began_at: datetime) -> None:
+        refuse_half_made(self._store)
         is_shared = self._store.conditional_writes()
         if not is_shared:
             self._refuse_company()

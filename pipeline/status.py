@@ -154,7 +154,9 @@ def _runs(connection: DuckDBPyConnection, store: Store) -> Iterator[RunCount]:
         name = run.opened.run
         state = "done" if run.closed else "dead" if lease.read(store, run).is_dead(datetime.now(UTC)) else "running"
         closed_at = None if run.closed is None else run.closed.at.isoformat()
-        yield RunCount(name, state, run.opened.at.isoformat(), closed_at, counted.get(name, 0))
+        # Rows that `compact` has taken up name the runs that made them.
+        taken_up = sum(log.epochs[n].plan.body["videos"] for n in run.epochs if log.epochs[n].plan.body.get("origins"))
+        yield RunCount(name, state, run.opened.at.isoformat(), closed_at, counted.get(name, 0) + taken_up)
 
 
 def _sources(connection: DuckDBPyConnection, source: InputConfig) -> Sources:

@@ -89,10 +89,12 @@ class _Pass:
         runs: dict[str, IdTable] = defaultdict(lambda: IdTable("S16", "u1"))
         for plan in self._plans:
             key = plan.objects[-1].key
-            for table in self._rows(key, ["video_id", "stages"]):
+            for table in self._rows(key, ["video_id", "run_id", "stages"]):
                 ids = packed(table["video_id"])
                 self._list(ids)
-                self._twice(runs[plan.run], ids, np.ones(len(ids), dtype="u1"), key, f"has another row in run {plan.run}")
+                for run in pc.unique(table["run_id"]).to_pylist():
+                    of_run = ids[pc.equal(table["run_id"], run).to_numpy()]
+                    self._twice(runs[run], of_run, np.ones(len(of_run), dtype="u1"), key, f"has another row in run {run}")
                 stages = table["stages"].combine_chunks()
                 flat, parent = pc.list_flatten(stages), pc.list_parent_indices(stages)
                 for fingerprint in pc.unique(flat.field("fingerprint")).to_pylist():
@@ -130,7 +132,13 @@ class _Pass:
 
     def _gather_clips(self) -> None:
         gathered: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
-        made = [(planned, plan.epoch) for plan in self._plans for planned in plan.objects if planned.table == "clips"]
+        # Which rows came in one epoch is not told of those that were put together from several.
+        made = [
+            (planned, -1 if plan.origins else plan.epoch)
+            for plan in self._plans
+            for planned in plan.objects
+            if planned.table == "clips"
+        ]
         for planned, epoch in made:
             for table in self._rows(planned.key, ["clip_id", "video_id", "error_code"]):
                 good = table.filter(table["error_code"].is_null())

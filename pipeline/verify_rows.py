@@ -34,7 +34,7 @@ def check_epoch_rows(store: Store, log: Log, epoch: EpochState, found: Findings)
     recipe = Recipe.from_json(log.runs[plan.run].opened.body["recipe"])
     check_ledger(store, plan, recipe, found)
     for planned in plan.objects[:-1]:
-        checker = _Rows(planned, plan.run, recipe.clips, found)
+        checker = _Rows(planned, {origin.run for origin in plan.made_by}, recipe.clips, found)
         owner = _OWNER if planned.table == "clips" else _OWNER[:1]  # clips say where their video is, as the ledger does
         counts = _counted(checker.checked(batches(store, planned.key)), owner)
         expected = _expected(store, plan, planned.fingerprint or "", owner)
@@ -80,8 +80,9 @@ def _paired(
 class _Rows:
     """Checks batches of one object as they pass."""
 
-    def __init__(self, planned: PlannedObject, run: str, clips_fingerprint: str, found: Findings) -> None:
-        self._key, self._run, self._clips_fingerprint, self._found = planned.key, run, clips_fingerprint, found
+    def __init__(self, planned: PlannedObject, runs: set[str], clips_fingerprint: str, found: Findings) -> None:
+        self._key, self._clips_fingerprint, self._found = planned.key, clips_fingerprint, found
+        self._runs = pa.array(sorted(runs))
         by_table: dict[str, Callable[[pa.Table], None]] = {
             "clips": self._clips,
             "labels": self._labels,
@@ -115,7 +116,7 @@ class _Rows:
         self._none(pc.not_equal(owner, table["video_id"]), table, "clip-id", "belongs to another video")
         made = pc.utf8_slice_codeunits(ids, 33, 41)
         self._none(pc.not_equal(made, self._clips_fingerprint), table, "clip-id", "was made by another configuration of clips")
-        self._none(pc.not_equal(table["run_id"], self._run), table, "run", "names another run")
+        self._none(pc.invert(pc.is_in(table["run_id"], self._runs)), table, "run", "names another run")
         codes, messages = table["error_code"], table["error_message"]
         self._none(
             pc.and_(codes.is_valid(), pc.invert(pc.is_in(codes, _CODES))), table, "error", "has an error of no known code"
