@@ -10,7 +10,7 @@ import io
 import os
 import posixpath
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +31,7 @@ from stages.filesystems import (
     store_errors,
     translated,
 )
-from stages.remote import S3, Remote, refuses_conditions
+from stages.remote import DELETES_TOGETHER, S3, Remote, refuses_conditions
 
 __all__ = ["ObjectInfo", "StorageUnavailable", "Store"]
 
@@ -180,6 +180,22 @@ class Store:
         """Removes an object; that it is not there is fine."""
         with translated(self.uri(key)):
             self._backend.delete(self._path(key))
+
+    @property
+    def deletes_together(self) -> int:
+        """Objects that `delete_all` takes at once; 1 where the store removes them one by one anyway."""
+        return DELETES_TOGETHER if isinstance(self._backend, S3) else 1
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Removes objects, at most `deletes_together` of them; that some are not there is fine."""
+        left, backend = [self._path(key) for key in keys], self._backend
+        if isinstance(backend, S3) and len(left) > 1:
+            with translated(self.root):
+                left = backend.delete_together(left)
+        remaining = frozenset(left)
+        for key in keys:
+            if self._path(key) in remaining:
+                self.delete(key)
 
     def uri(self, key: str) -> str:
         """Full path or URL of a key."""

@@ -70,6 +70,49 @@ def test_what_is_not_there_says_so(store: Store) -> None:
     assert store.size("folder") is None
 
 
+def test_objects_are_removed_together_and_others_stay(store: Store) -> None:
+    for number in range(5):
+        store.write(f"a/{number} &+é", b"x")
+    store.delete_all([f"a/{number} &+é" for number in (0, 2, 3)] + ["a/nothing", "nothing/at/all"])
+    assert keys(store) == ["a/1 &+é", "a/4 &+é"]
+    store.delete_all([])
+    assert keys(store) == ["a/1 &+é", "a/4 &+é"]
+
+
+@pytest.mark.s3
+def test_a_store_that_removes_nothing_together_is_asked_one_by_one(s3: S3Server) -> None:
+    class Unable(S3):
+        @property
+        def filesystem(self) -> Any:
+            return _Refusing(super().filesystem)
+
+    class _Refusing:
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def call_s3(self, name: str, **kwargs: Any) -> Any:
+            if name == "delete_objects":
+                asked.append(len(kwargs["Delete"]["Objects"]))
+                raise OSError(errno.ENOSYS, "NotImplemented")
+            return self._inner.call_s3(name, **kwargs)
+
+    class OnIt(Store):
+        @cached_property
+        def _backend(self) -> Any:  # type: ignore[override]
+            return Unable(self.root)
+
+    asked: list[int] = []
+    store = OnIt(s3.bucket())
+    for name in ("a", "b", "c"):
+        store.write(name, b"x")
+    store.delete_all(["a", "c"])
+    assert keys(store) == ["b"]
+    assert asked == [2]
+
+
 def test_create_refuses_to_replace_another_object(store: Store) -> None:
     store.create("_log/00000001.json", b"mine")
     with pytest.raises(FileExistsError):
