@@ -79,8 +79,8 @@ def drive(folder: Path, output: Path, options: Mapping[str, Any]) -> Figure:
     def steps(_config: Any, _entries: Any, sizing: Any, root: str, run_id: str) -> list[Step]:
         clips = config.clips.fingerprint()
         return [
-            Step("decode", Decode, (options["clips"], clips, options["decode_sleep_s"]), cpus=sizing.decode_cpus),
-            Step("embed", Embed, (entries[0], DIM, options["embed_sleep_s"]), cpus=0.05, actors=(1, options["actors"])),
+            Step("decode", Decode, (options["clips"], clips, options["sleep_s"]), cpus=sizing.decode_cpus),
+            Step("embed", Embed, (entries[0], DIM), cpus=0.05, actors=(1, options["actors"])),
             Step("stage parts", StageParts, (root, run_id), cpus=sizing.staging_cpus),
         ]
 
@@ -105,7 +105,6 @@ def _figures(watch: Watch, before: int) -> Figure:
 
 
 def _silent() -> Any:
-
     return Progress(open(os.devnull, "w"), live=False)
 
 

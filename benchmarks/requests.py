@@ -34,6 +34,7 @@ SOURCES, TABLES = "footage", "tables"  # buckets
 KINDS = ("list", "get", "put", "delete")
 WHERE = ("source", "part", "epoch")  # epoch: sidecars, published objects, the log, leases, and all that is left
 _LINE = re.compile(r'"([A-Z]+) /(\S*) HTTP/1\.[01]" (\d+)')
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of answers other than 200
 _RUNNING = re.compile(r"Running on (http://[0-9.]+:[0-9]+)")
 _PLANNED = re.compile(r"_runs/[^/]+/epochs/[^/]+\.parts\.parquet$")
 _BLOCK_BYTES = 4 << 20  # that a source is read in
@@ -44,7 +45,7 @@ def counted(lines: Sequence[str]) -> Counter[str]:
     """Requests of a server's log as `<where>_<kind>`, and how many `parts` were written, `epochs` were planned."""
     found: Counter[str] = Counter()
     for line in lines:
-        if match := _LINE.search(line):
+        if match := _LINE.search(_COLOURS.sub("", line)):
             method, path, status = match.groups()
             key, _, query = path.partition("?")
             where = (

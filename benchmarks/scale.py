@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -26,7 +27,7 @@ USED = ("memory", "planning", "publishing", "requests", "simulation")
 PART_CLIPS = 16  # of a staged part, at most
 BLOCK_BYTES, UPLOAD_BYTES = 4 << 20, 16 << 20  # read at a time of a source; written at a time of an object
 EPOCHS_AT_A_TIME = 2
-DELETING = 16  # threads of the driver that clear away what was staged
+CLEARING = "clearing away parts"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Assumed:
     gbit_s: float = 50.0  # of a node's network
     captions_s: float = 10.0  # clips a second and GPU
     vision_s: float = 200.0  # clips a second and GPU, classifier and embedder together
-    answer_ms: float = 20.0  # of the object store
+    writes_s: float = 3500.0  # writes and removals a second that the object store takes below one prefix
     epoch_clips: float = 500_000.0
 
 
@@ -52,7 +53,7 @@ class Measured:
     """What the records say."""
 
     decode_s: float  # CPU seconds of a second of 1080p video
-    driver_s: float  # CPU seconds of a clip
+    driver_s: float  # seconds of a clip where the driver is the limit
     published_s: float  # clips a second and publishing task
     clip_bytes: float  # of all tables
     due_bytes: float  # driver's memory of a source
@@ -113,9 +114,10 @@ def needs(assumed: Assumed, measured: Measured) -> list[Need]:
         Need("publishing", archive.clips / (EPOCHS_AT_A_TIME * measured.published_s) / 3600,
              f"{measured.published_s:,.0f} clips a second and task, {EPOCHS_AT_A_TIME} tasks at a time",
              "more epochs at a time, or larger parts"),
-        Need("clearing away parts", archive.parts * assumed.answer_ms / 1000 / DELETING / 3600
-             * measured.part_requests["delete"],
-             f"{archive.parts:,.0f} parts, {DELETING} requests at a time, after the last epoch",
+        Need("the store, staging parts", archive.parts * measured.part_requests["put"] / assumed.writes_s / 3600,
+             f"{archive.parts:,.0f} parts below one prefix", "larger batches, or parts under several prefixes"),
+        Need(CLEARING, archive.parts / assumed.writes_s / 3600,
+             f"{archive.parts:,.0f} parts below one prefix, after the last epoch",
              "a rule of the store that lets `_runs/*/parts/` lapse"),
         Need("the network", network_s / 3600, f"{assumed.hours * assumed.gb_an_hour / 1e3:,.0f} TB of sources",
              "nodes in the region of the footage"),
@@ -125,7 +127,7 @@ def needs(assumed: Assumed, measured: Measured) -> list[Need]:
 
 def wall_hours(found: Sequence[Need]) -> float:
     """Of the run: what goes on side by side takes as long as the slowest, and what was staged is cleared away after it."""
-    last = next(need for need in found if need.what == "clearing away parts")
+    last = next(need for need in found if need.what == CLEARING)
     return max(need.hours for need in found if need is not last) + last.hours
 
 
@@ -145,7 +147,6 @@ def measured_from(folder: Path) -> tuple[Measured, Results]:
     found = {name: Section(name, folder=folder).results() for name in USED}
     of_memory, drive = found["memory"], found["simulation"]
     names = of_memory.setup.contestants
-    largest = drive.setup.contestants[-1]
     epoch = found["publishing"]
     tens = epoch.setup.contestants[0]
     clips = epoch.of(tens, "clips").median
@@ -155,7 +156,7 @@ def measured_from(folder: Path) -> tuple[Measured, Results]:
 
     return Measured(
         decode_s=memory.growth_s(of_memory, names[0], names[-1]),
-        driver_s=simulation.over_rounds(drive, largest, simulation.cpu_s_of_1000_clips).median / 1000,
+        driver_s=statistics.median(1 / cost.limit_clips_s for cost in simulation.costs(drive)),
         published_s=clips / epoch.of(tens, "published_s").median,
         clip_bytes=epoch.of(tens, "bytes").median / clips,
         due_bytes=planning.due_bytes(found["planning"]).median,
@@ -211,7 +212,7 @@ _SAID = {
     "gbit_s": "Gbit/s of a node's network",
     "captions_s": "clips that a GPU captions a second (no GPU was at hand)",
     "vision_s": "clips that a GPU classifies and embeds a second (no GPU was at hand)",
-    "answer_ms": "ms that the object store takes to answer",
+    "writes_s": "writes and removals a second that the object store takes below one prefix (S3 says 3,500)",
     "epoch_clips": "clips of an epoch",
 }
 

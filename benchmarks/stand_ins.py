@@ -30,15 +30,14 @@ class Decode:
 
 
 class Embed:
-    """Fills in vectors, so many seconds a clip."""
+    """Fills in vectors."""
 
-    def __init__(self, entry: Any, dim: int, sleep_s: float) -> None:
-        self._entry, self._dim, self._sleep_s = entry, dim, sleep_s
+    def __init__(self, entry: Any, dim: int) -> None:
+        self._entry, self._dim = entry, dim
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """PART_ROW rows with embeddings."""
         is_clip = rows["clip_id"].is_valid().combine_chunks()
-        time.sleep(self._sleep_s * rows.num_rows)
         found = made.answers(is_clip, [self._entry], self._dim)["embeddings"]
         place = rows.schema.get_field_index("embeddings")
         return rows.set_column(place, rows.schema.field(place), found)

@@ -8,7 +8,7 @@ RUN = "tables/archive/_runs/20261126T160000-abcdef"
 LOG = f"""
 WARNING: This is a development server.
 127.0.0.1 - - [26/Nov/2026 16:00:00] "GET /footage?list-type=2&prefix=&encoding-type=url HTTP/1.1" 200 -
-127.0.0.1 - - [26/Nov/2026 16:00:00] "GET /footage/0001.mp4 HTTP/1.1" 206 -
+127.0.0.1 - - [26/Nov/2026 16:00:00] "\x1b[1mGET /footage/0001.mp4 HTTP/1.1\x1b[0m" 206 -
 127.0.0.1 - - [26/Nov/2026 16:00:00] "HEAD /footage/0001.mp4 HTTP/1.1" 200 -
 127.0.0.1 - - [26/Nov/2026 16:00:00] "HEAD /{RUN}/parts/a.parquet HTTP/1.1" 404 -
 127.0.0.1 - - [26/Nov/2026 16:00:00] "PUT /{RUN}/parts/a.parquet HTTP/1.1" 200 -

@@ -8,7 +8,7 @@ from benchmarks.scale import MARKS, Amounts, Assumed, Measured, needs, replaced,
 
 ASSUMED = Assumed(
     hours=1000, clips_an_hour=360, video_minutes=10, gb_an_hour=1.0, nodes=2, gpus=4, cores=50, gbit_s=10, captions_s=10,
-    vision_s=90, answer_ms=20, epoch_clips=36_000,
+    vision_s=90, writes_s=100, epoch_clips=36_000,
 )  # fmt: skip
 EACH = {"list": 0.0, "get": 2.0, "put": 1.0, "delete": 1.0}
 MEASURED = Measured(
@@ -33,6 +33,7 @@ def test_what_takes_longest_comes_first() -> None:
     assert hours["the driver"] == pytest.approx(0.1)
     assert hours["publishing"] == pytest.approx(360_000 / 2000 / 3600)
     assert hours["the network"] == pytest.approx(1000 * 8 / 20 / 3600)
+    assert hours["the store, staging parts"] == hours["clearing away parts"] == pytest.approx(24_000 / 100 / 3600)
     assert wall_hours(found) == pytest.approx(hours["GPUs"] + hours["clearing away parts"])
 
 
