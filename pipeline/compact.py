@@ -33,7 +33,7 @@ from pipeline.objects import RowWriter, Written, examined, footer, property_of
 from pipeline.recovery import Clock
 from pipeline.verify import verify
 from schemas.errors import BadRequest
-from schemas.tables import PUBLISH_ORDER
+from schemas.tables import PUBLISH_ORDER, TABLES
 from stages.storage import Store
 
 COMPACTING = "_compacting.json"
@@ -233,13 +233,20 @@ def _object(source: Store, target: Store, log: Log, group: Group, plan: EpochPla
     with target.open_write(planned.key) as file, RowWriter(planned.key, file, planned.table) as writer:
         held: list[pa.Table] = []
         for rows in merged(source, keys):
-            held.append(rows)
+            held.append(_widened(rows, TABLES[planned.table].schema))
             if sum(part.num_rows for part in held) >= _HELD_ROWS:
                 writer.write(pa.concat_tables(held))
                 held = []
         if held:
             writer.write(pa.concat_tables(held))
         return writer.close(plan.properties(planned))
+
+
+def _widened(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """With the columns that later versions have added."""
+    for field in list(schema)[rows.num_columns :]:
+        rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows
 
 
 def merged(store: Store, keys: Sequence[str]) -> Iterator[pa.Table]:

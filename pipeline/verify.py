@@ -143,8 +143,14 @@ def _schema(store: Store, planned: PlannedObject, found: Findings) -> bool:
     with store.open_read(planned.key) as file:
         real = pq.read_schema(file)
     expected = TABLES[planned.table].schema
-    same = real.remove_metadata().equals(expected.remove_metadata())
-    return found.unless(same, "schema", planned.key, f"has columns {_columns(real)}, not {_columns(expected)}")
+    message = f"has columns {_columns(real)}, not {_columns(expected)}"
+    return found.unless(_is_as_ever(real, expected), "schema", planned.key, message)
+
+
+def _is_as_ever(real: pa.Schema, expected: pa.Schema) -> bool:
+    """Whether an object has the columns of now, or those of an older version: later ones come at the end, and may be null."""
+    first, later = list(expected)[: len(real)], list(expected)[len(real) :]
+    return bool(real.remove_metadata().equals(pa.schema(first))) and all(field.nullable for field in later)
 
 
 def _columns(schema: pa.Schema) -> str:

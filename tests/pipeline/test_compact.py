@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import compact as compacting
@@ -141,6 +143,21 @@ def test_what_cannot_be_copied_is_refused() -> None:
     World(store, ALL, steps).open()
     with pytest.raises(BadRequest, match="works on"):
         compact(store, Store(memory()), steps.clock())
+
+
+def test_tables_of_an_older_version_verify_and_are_copied_with_the_columns_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, steps = archive()
+    clips = TABLES["clips"]
+    for nullable in (False, True):
+        added = pa.schema([*clips.schema, pa.field("loudness", pa.float32(), nullable=nullable)])
+        monkeypatch.setitem(TABLES, "clips", replace(clips, schema=added))  # type: ignore[arg-type]
+        assert {finding.kind for finding in verify(store, steps.now)} == (set() if nullable else {"schema"})
+    copy = Store(memory())
+    assert compact(store, copy, steps.clock()).findings == ()
+    clips_of_copy = [key for key in objects(copy) if key.startswith("clips/")]
+    for key in clips_of_copy:
+        with copy.open_read(key) as file:
+            assert pq.read_table(file)["loudness"].null_count == pq.read_metadata(file).num_rows > 0
 
 
 def test_verify_tells_rows_of_a_copy_that_are_of_no_run_of_it() -> None:
