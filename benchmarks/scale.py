@@ -27,6 +27,7 @@ USED = ("memory", "planning", "publishing", "requests", "simulation")
 PART_CLIPS = 16  # of a staged part, at most
 BLOCK_BYTES, UPLOAD_BYTES = 4 << 20, 16 << 20  # read at a time of a source; written at a time of an object
 EPOCHS_AT_A_TIME = 2
+PAGE_KEYS = 1000  # of a page of a listing, and of a request that removes them
 CLEARING = "clearing away parts"
 
 
@@ -136,7 +137,10 @@ def requests_of(assumed: Assumed, measured: Measured) -> list[tuple[str, dict[st
     archive = Amounts.of(assumed)
     sources = {kind: archive.videos * each for kind, each in measured.video_requests.items()}
     sources["get"] += archive.blocks * measured.block_requests
+    sources["list"] += archive.videos / PAGE_KEYS
     parts = {kind: archive.parts * each for kind, each in measured.part_requests.items()}
+    parts["list"] += archive.parts / PAGE_KEYS
+    parts["put"] += archive.parts / PAGE_KEYS  # that remove them
     epochs = {kind: archive.epochs * each for kind, each in measured.epoch_requests.items()}
     epochs["put"] += archive.clips * measured.clip_bytes / UPLOAD_BYTES
     return [("reading sources", sources), ("staged parts", parts), ("epochs, log and tables", epochs)]

@@ -44,7 +44,8 @@ def test_a_faster_captioner_leaves_the_cores_to_hold_it_up() -> None:
 def test_requests_follow_videos_parts_and_epochs() -> None:
     found = dict(requests_of(ASSUMED, MEASURED))
     assert found["reading sources"]["get"] == 6000 * 2 + 6000 * 39
-    assert found["staged parts"] == {"list": 0, "get": 48_000, "put": 24_000, "delete": 24_000}
+    assert found["staged parts"] == {"list": 24, "get": 48_000, "put": 24_024, "delete": 24_000}
+    assert found["reading sources"]["list"] == 6
     assert found["epochs, log and tables"]["put"] == pytest.approx(10 + 360_000 * 1000 / (16 << 20))
 
 
