@@ -1,4 +1,4 @@
-"""What starts a run every night: the script with a program that ends as told, once with the real one; and the DAG of Airflow."""
+"""What starts a run every night: the script with a program that ends as told, once with the real one; the DAG of Airflow."""
 
 from __future__ import annotations
 
