@@ -118,7 +118,9 @@ def body_of(results: Mapping[str, Results]) -> str:
     if FUSED in results:
         fused, apart = (results[FUSED].of(name, "clips_per_s").text(1) for name in ("fused", "apart"))
         parts.append(f"{FUSED}, clips per second: {fused} in one actor, {apart} in an actor each.")
-    return "\n\n".join([*parts, calls_of([name for name in results if name != FUSED])])
+    if vision or captions:
+        parts.append(calls_of([*vision, *captions]))
+    return "\n\n".join(parts)
 
 
 def calls_of(names: Sequence[str]) -> str:

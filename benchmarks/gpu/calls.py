@@ -41,13 +41,14 @@ class Calls:
 
 def preprocessing_calls(name: str) -> Calls:
     """Of KINDS[name] with 8 frames of 398x224 pixels a clip, in a batch of 16 where the preprocessing takes batches."""
-    frames = [np.zeros((KINDS[name].frames, 224, 398, 3), np.uint8)] * _CLIPS
+    clips = 1 if KINDS[name].stage == "caption" else _CLIPS
+    frames = [np.zeros((KINDS[name].frames, 224, 398, 3), np.uint8)] * clips
     with tempfile.TemporaryDirectory() as folder:
         write_processor(name, Path(folder), tiny=False)
         preprocess = _preprocess(name, Path(folder))
     with _Counting() as counting:
         preprocess(frames)
-    return Calls(counting.kernels / _CLIPS, counting.copies / _CLIPS)
+    return Calls(counting.kernels / clips, counting.copies / clips)
 
 
 def _preprocess(name: str, folder: Path) -> Callable[[list[np.ndarray]], Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_CALLS_AT_A_TIME = 4  # between two looks at the clock: work is queued ahead, as a caller would
+_LOOK_S, _MOST_CALLS = 0.25, 32  # between two looks at the clock: work is queued ahead, as a caller would
 _WORTH = 1.05  # a larger batch must be faster by this much to be taken
 _EVERY_S = 0.05
 
@@ -50,15 +50,24 @@ class Device:
 
 
 def rate(step: Callable[[], float], device: Device, seconds: float) -> float:
-    """Work per second of calling `step`, which says how much it did, for at least so many seconds; one call more to warm up."""
+    """Work per second of calling `step`, which says how much it did, for at least so many seconds; warm, and queued ahead."""
     step()
-    device.wait()
-    done, began_s, took_s = 0.0, time.perf_counter(), 0.0
+    once_s, _ = _timed(step, 1, device)
+    calls = max(1, min(_MOST_CALLS, int(_LOOK_S / max(once_s, 1e-6))))
+    took_s = done = 0.0
     while took_s < seconds or not done:
-        done += sum(step() for _ in range(_CALLS_AT_A_TIME))
-        device.wait()
-        took_s = time.perf_counter() - began_s
+        more_s, more = _timed(step, calls, device)
+        took_s, done = took_s + more_s, done + more
     return done / took_s
+
+
+def _timed(step: Callable[[], float], calls: int, device: Device) -> tuple[float, float]:
+    """(seconds, work) of so many calls, until all of it is done."""
+    device.wait()
+    began_s = time.perf_counter()
+    work = sum(step() for _ in range(calls))
+    device.wait()
+    return time.perf_counter() - began_s, work
 
 
 def best_batch(rate_of: Callable[[int], float], most: int) -> int:

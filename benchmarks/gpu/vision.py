@@ -185,7 +185,7 @@ class Overlapped:
         self._copies = torch.cuda.Stream(device.name) if device.is_gpu else None
         self._turn = 0
         self._next = self._copied()
-        self._said: torch.Tensor | None = None
+        self._said: tuple[torch.Tensor, Any] | None = None
 
     def __call__(self) -> float:
         """One batch; how many clips it has."""
@@ -194,11 +194,21 @@ class Overlapped:
             self._next = self._copied()
             if ready is not None:
                 torch.cuda.current_stream(self._device.name).wait_event(ready)
-            said = self._forward(self._pixels(images))
-            if self._said is not None:
-                self._said.float().cpu()  # of the batch before: nobody waits for this one yet
+            said = self._brought(self._forward(self._pixels(images)).float())
+            if self._said is not None and self._said[1] is not None:
+                self._said[1].synchronize()  # of the batch before: nobody waits for this one yet
             self._said = said
         return len(self._frames)
+
+    def _brought(self, said: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """What the model said, or will have said, in memory, and the event of its arrival."""
+        if self._copies is None:
+            return said, None
+        host = torch.empty(said.shape, pin_memory=True)
+        host.copy_(said, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return host, arrived
 
     def _copied(self) -> tuple[torch.Tensor, Any]:
         """Frames on the device, or on their way there, and the event of their arrival."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_a_batch_grows_while_it_pays_and_fits(values: dict[int, float], most: in
     assert best_batch(speeds(values), most) == best
 
 
-def test_a_rate_counts_all_calls_but_the_first() -> None:
+def test_a_rate_counts_all_calls_but_the_first_two() -> None:
     calls: list[float] = []
 
     def step() -> float:
@@ -50,9 +51,15 @@ def test_a_rate_counts_all_calls_but_the_first() -> None:
         return calls[-1]
 
     assert rate(step, CPU, 0.0) > 0
-    assert len(calls) == 1 + 4
-    with pytest.raises(IndexError):
-        rate(lambda: [][0], CPU, 0.0)
+    assert len(calls) == 1 + 1 + 32
+
+    def slow() -> float:
+        time.sleep(0.3)
+        return step()
+
+    calls.clear()
+    assert 0 < rate(slow, CPU, 0.0) < 2.0 / 0.3  # a work of 2 in each call
+    assert len(calls) == 1 + 1 + 1
 
 
 def test_calls_of_generate_are_overheard_and_go_through() -> None:
