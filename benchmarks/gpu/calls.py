@@ -56,7 +56,7 @@ def _preprocess(name: str, folder: Path) -> Callable[[list[np.ndarray]], Any]:
     chats = {"smolvlm2": ("smolvlm", smolvlm_captioner), "qwen2.5": ("qwen2_5_vl", qwen_vl_captioner)}
     if kind in chats:
         model_type, module = chats[kind]
-        pixels = module._Pixels(Resolved(name, "", folder, {"model_type": model_type}))  # type: ignore[attr-defined]
+        pixels = module._Pixels(Resolved(name, "", folder, {"model_type": model_type}))
         return lambda clips: [pixels(frames, "meta", _ARITHMETIC) for frames in clips]
     steps = parse(Resolved(name, "", folder, {"model_type": kind}), video=kind == "timesformer")
     return lambda clips: steps(clips, "meta", _ARITHMETIC)

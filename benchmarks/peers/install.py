@@ -45,7 +45,7 @@ def install(name: str) -> None:
     print(f"installing {name}", file=sys.stderr, flush=True)
     shutil.rmtree(VENVS / name, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", VENVS / name], check=True)
-    pip = [python_of(name), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+    pip: list[str | Path] = [python_of(name), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     subprocess.run([*pip, f"torch=={version_of(name, 'torch')}"], check=True)
     subprocess.run([*pip, "-r", REQUIREMENTS / f"{name}.txt"], check=True)
     stamp.write_text(requirements)
