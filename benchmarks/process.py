@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import psutil
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 _LINGER_S = 20.0  # that what a program left running may take to end
+_LOOK_S = 0.25
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,10 @@ class ProgramFailed(Exception):
 def run(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, timeout_s: float = 1800.0) -> Cost:
     """Runs `command` and waits for it and for all that it started. Its output goes to the file `log`.
 
-    Daemons (such as Ray's) outlive their parents; as the reaper of orphans we are told what they took, too. What still runs
-    some time after the program has ended is killed. ProgramFailed with the end of the log where it fails or takes too long.
+    Daemons (such as Ray's) outlive their parents; as the reaper of orphans we are told what they took, too. Of processes whose
+    parents do not wait for them (Ray's workers) nobody is told, so all are looked at meanwhile as well, and the larger sum
+    counts. What still runs some time after the program has ended is killed. ProgramFailed with the end of the log where it
+    fails or takes too long.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "this system does not let a process reap orphans")
@@ -45,14 +50,15 @@ def run(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = No
         started = subprocess.Popen(
             [*command], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, start_new_session=True
         )
-        code, cpu_s = _waited(started.pid, start_s + timeout_s)
-    wall_s = time.monotonic() - start_s
-    started.returncode = code  # reaped here: Popen must not wait for it again
-    cpu_s += _orphans_cpu_s(before)
+        with _Looks(before) as looks:
+            code, cpu_s = _waited(started.pid, start_s + timeout_s)
+            wall_s = time.monotonic() - start_s
+            started.returncode = code  # reaped here: Popen must not wait for it again
+            cpu_s += _orphans_cpu_s(before)
     tail = log.read_text(errors="replace")[-4000:]
     if code != 0:
         raise ProgramFailed(f"{' '.join(command)} ended with {code}:\n{tail}")
-    return Cost(began_s, wall_s, cpu_s, tail)
+    return Cost(began_s, wall_s, max(cpu_s, looks.cpu_s), tail)
 
 
 def _waited(pid: int, until_s: float) -> tuple[int, float]:
@@ -80,3 +86,47 @@ def _orphans_cpu_s(before: set[int]) -> float:
                 total_s += used.ru_utime + used.ru_stime
         time.sleep(0.01)
     return total_s
+
+
+class _Looks:
+    """Looks at all processes below ours, but for the children in `before` and theirs, while it is entered."""
+
+    def __init__(self, before: set[int]) -> None:
+        self._before = before
+        self._seen: dict[tuple[int, int], int] = {}  # (pid, when it began) -> ticks
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def cpu_s(self) -> float:
+        """Of every process, until it was last seen."""
+        return sum(self._seen.values()) / _TICKS_PER_S
+
+    def __enter__(self) -> _Looks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(_LOOK_S):
+            self._look()
+
+    def _look(self) -> None:
+        parents, ticks = {}, {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                said = path.read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended
+                continue
+            pid = int(path.parent.name)
+            parents[pid] = int(said[1])
+            ticks[pid] = (int(said[19]), int(said[11]) + int(said[12]))
+        ours = {os.getpid()}
+        while more := {pid for pid, parent in parents.items() if parent in ours} - ours - self._before:
+            ours |= more
+        for pid in ours - {os.getpid()}:
+            began, used = ticks[pid]
+            self._seen[pid, began] = used

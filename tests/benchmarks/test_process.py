@@ -28,6 +28,23 @@ def test_what_a_program_leaves_running_counts_too(tmp_path: Path) -> None:
     assert 0.75 < cost.cpu_s < 2.0
 
 
+UNWAITED = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+if os.fork() == 0:
+    while time.process_time() < 1.0: pass
+    os._exit(0)
+try:
+    os.wait()
+except ChildProcessError:
+    pass
+"""
+
+
+def test_children_that_nobody_waits_for_count_too(tmp_path: Path) -> None:
+    assert 0.6 < run([sys.executable, "-c", UNWAITED], log=tmp_path / "log").cpu_s < 2.0
+
+
 def test_a_program_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(ProgramFailed, match=r"(?s)ended with 1:.*ZeroDivisionError"):
         run([sys.executable, "-c", "1 / 0"], log=tmp_path / "log")
