@@ -25,7 +25,7 @@ from typing import Any
 from schemas.errors import ClipmillError
 
 HOST = "127.0.0.1"
-STORE_BYTES = 100 << 20
+STORE_BYTES = 200 << 20
 START_S = 300.0
 TRIES = 3
 POLL_S = 0.2
