@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 
 from benchmarks import made
 from benchmarks.rounds import Figure
 from benchmarks.sampler import Usage
 from benchmarks.stand_ins import DIM, Decode, Embed
-from pipeline import events, run
+from pipeline import events, flow, run
 from pipeline.plan import Step
 from pipeline.progress import Progress
 from pipeline.staging import StageParts
+
+# Clips of 8 frames of 224 x 398 pixels that a block of decoded rows holds: blocks have as many here, without the frames.
+BLOCK_CLIPS = flow.DECODED_BLOCK_BYTES // (8 * 224 * 398 * 3)
 
 # Of a run, between two marks of a watch. Starting is Ray's own, and what Ray Data makes of all blocks before it begins.
 _PARTS = {
@@ -77,19 +81,26 @@ def drive(folder: Path, output: Path, options: Mapping[str, Any]) -> Figure:
     config, entries = made.job(str(output), str(folder), ["embed"], **resources)
 
     def steps(_config: Any, _entries: Any, sizing: Any, root: str, run_id: str) -> list[Step]:
-        clips = config.clips.fingerprint()
+        clips, batch = config.clips.fingerprint(), options["batch_clips"]
         return [
             Step("decode", Decode, (options["clips"], clips, options["sleep_s"]), cpus=sizing.decode_cpus),
-            Step("embed", Embed, (entries[0], DIM), cpus=0.05, actors=(1, options["actors"])),
+            Step("embed", Embed, (entries[0], DIM), cpus=0.05, actors=(1, options["actors"]), batch_rows=batch),
             Step("stage parts", StageParts, (root, run_id), cpus=sizing.staging_cpus),
         ]
 
+    flow.DECODED_BLOCK_BYTES = BLOCK_CLIPS * _bytes_of_a_clip(config.clips.fingerprint())
     before, watch = _usage().anonymous, Watch()
     result = run.run(config, entries, run.Request(), _silent(), run.Parts(steps=steps), observers=[watch])
     watch.mark("end")
     if result.stopped_reason or result.promise_broken or dict(result.counts) != {"ok": options["videos"]}:
         raise RuntimeError(f"the run did not do its work: {result}")
     return _figures(watch, before)
+
+
+def _bytes_of_a_clip(clips_fingerprint: str) -> int:
+    """Of a row that decoding leaves, where it has no frames."""
+    rows = made.clip_rows(made.units(made.sources(0, 1).append_column("due", pa.array([["x" * 8]]))), 100, clips_fingerprint)
+    return int(rows.nbytes // rows.num_rows)
 
 
 def _figures(watch: Watch, before: int) -> Figure:

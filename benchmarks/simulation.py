@@ -131,13 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=10, help="of a video")
     parser.add_argument("--cpus", type=int, default=8, help="that Ray believes in")
     parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--batch-clips", type=int, default=16, help="of a batch of the embedder, as on GPUs")
     parser.add_argument("--slow-s", type=float, default=0.25, help="that a video takes where stages sleep")
     parser.add_argument("--epoch-clips", type=int, default=500_000)
     parser.add_argument("--video-mb", type=int, default=20)
     parser.add_argument("--timeout-s", type=float, default=1800.0, help="seconds that one run may take")
     parser.add_argument("--profile", type=Path, help="has py-spy write where the time of the driver goes, as folded stacks")
     args = parser.parse_args(arguments)
-    names = ("clips", "cpus", "actors", "slow_s", "epoch_clips", "video_mb")
+    names = ("clips", "cpus", "actors", "batch_clips", "slow_s", "epoch_clips", "video_mb")
     settings = {name: getattr(args, name) for name in names}
     section = Section("simulation", settings=settings, packages=("ray", "pyarrow"), folder=args.records)
     if not args.report:
