@@ -110,13 +110,29 @@ def _vertical(images: torch.Tensor, height: int, resample: int, window: slice) -
 
     if height == images.shape[-2]:
         return images[..., window, :]
-    matrix = weights(images.shape[-2], height, resample)[window]
     exact = images.contiguous().to(torch.float64)
+    if images.device.type == "cpu":
+        summed = _in_strips(exact, weights(images.shape[-2], height, resample)[window])
+    else:
+        summed = _on_device(images.shape[-2], height, resample, window.start, window.stop, images.device) @ exact
+    return summed.add_(_ONE // 2).div_(_ONE).floor_().clamp_(0, 255).to(torch.uint8)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_device(size: int, new_size: int, resample: int, first: int, last: int, device: torch.device) -> torch.Tensor:
+    """Rows of the weights where a GPU has them: it is faster at zeros than at many small calls."""
+    import torch
+
+    return torch.tensor(weights(size, new_size, resample)[first:last], device=device)
+
+
+def _in_strips(exact: torch.Tensor, matrix: Weights) -> torch.Tensor:
+    import torch
+
     strips = []
     for start in range(0, len(matrix), _STRIP):
         rows = matrix[start : start + _STRIP]
         used = np.flatnonzero(rows.any(axis=0))
         first, last = int(used[0]), int(used[-1]) + 1
-        strips.append(torch.tensor(rows[:, first:last], device=images.device) @ exact[..., first:last, :])
-    summed = torch.cat(strips, dim=-2)
-    return summed.add_(_ONE // 2).div_(_ONE).floor_().clamp_(0, 255).to(torch.uint8)
+        strips.append(torch.tensor(rows[:, first:last]) @ exact[..., first:last, :])
+    return torch.cat(strips, dim=-2)

@@ -100,15 +100,16 @@ class _Pixels:
         self._std = channels(model, "image_std", said["image_std"]) if said["do_normalize"] else None
 
     def __call__(self, frames: Frames, device: str, dtype: torch.dtype) -> torch.Tensor:
-        """Frames (n, h, w, 3) -> tensor (n, 3, side, side). One at a time: the step in between is large."""
+        """Frames (n, h, w, 3) -> tensor (n, 3, side, side). On a CPU one at a time: the step in between is large."""
         import torch
 
+        images = to_device(frames, device).permute(0, 3, 1, 2)
+        height, width = self._between(*images.shape[-2:])
         squares = []
-        for frame in to_device(frames, device).permute(0, 3, 1, 2):
-            height, width = self._between(*frame.shape[-2:])
-            larger = resize(frame, height, width, self._resample)
+        for some in images.split(1 if device == "cpu" else len(images)):
+            larger = resize(some, height, width, self._resample)
             squares.append(resize(larger, self.side, self.side, self._resample))
-        return normalise(torch.stack(squares).to(torch.float32), self._scale, 0.0, self._mean, self._std).to(dtype)
+        return normalise(torch.cat(squares).to(torch.float32), self._scale, 0.0, self._mean, self._std).to(dtype)
 
     def _between(self, height: int, width: int) -> tuple[int, int]:
         aspect = width / height
