@@ -146,9 +146,16 @@ def requests_of(assumed: Assumed, measured: Measured) -> list[tuple[str, dict[st
     return [("reading sources", sources), ("staged parts", parts), ("epochs, log and tables", epochs)]
 
 
+def _results(name: str, folder: Path) -> Results:
+    section = Section(name, folder=folder)
+    if not (section.path.exists() and section.results().rounds()):
+        raise FileNotFoundError(f"{section.path}: nothing measured yet, python -m benchmarks.{name} does it")
+    return section.results()
+
+
 def measured_from(folder: Path) -> tuple[Measured, Results]:
-    """From the records, and the one of the driver. FileNotFoundError where one is missing."""
-    found = {name: Section(name, folder=folder).results() for name in USED}
+    """From the records, and the one of the driver. FileNotFoundError where one is missing or has no round yet."""
+    found = {name: _results(name, folder) for name in USED}
     of_memory, drive = found["memory"], found["simulation"]
     names = of_memory.setup.contestants
     epoch = found["publishing"]
@@ -238,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--print", action="store_true", help="prints the generated part, leaves the page as it is")
     for field in fields(Assumed):
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default, help=_SAID[field.name]
@@ -246,10 +254,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         measured, drive = measured_from(args.records)
     except FileNotFoundError as error:
-        sys.exit(f"scale: {error.filename} is missing; measure it first: make bench runs {', '.join(USED)}")
+        sys.exit(f"scale: {error}")
     assumed = Assumed(**{field.name: getattr(args, field.name) for field in fields(Assumed)})
     part = f"{words(assumed, measured)}\n\nOf the driver's record: {conditions(drive)}"
-    args.page.write_text(replaced(args.page.read_text(), part))
+    if args.print:
+        print(part)
+    else:
+        args.page.write_text(replaced(args.page.read_text(), part))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks.scale import MARKS, Amounts, Assumed, Measured, needs, replaced, requests_of, wall_hours, words
+from benchmarks.rounds import Section
+from benchmarks.scale import MARKS, Amounts, Assumed, Measured, main, needs, replaced, requests_of, wall_hours, words
 
 ASSUMED = Assumed(
     hours=1000, clips_an_hour=360, video_minutes=10, gb_an_hour=1.0, nodes=2, gpus=4, cores=50, gbit_s=10, captions_s=10,
@@ -47,6 +49,20 @@ def test_requests_follow_videos_parts_and_epochs() -> None:
     assert found["staged parts"] == {"list": 24, "get": 48_000, "put": 24_024, "delete": 24_000}
     assert found["reading sources"]["list"] == 6
     assert found["epochs, log and tables"]["put"] == pytest.approx(10 + 360_000 * 1000 / (16 << 20))
+
+
+def test_what_is_not_measured_yet_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"scale: .*memory\.jsonl: nothing measured yet"):
+        main(["--records", str(tmp_path), "--print"])
+    section = Section("memory", folder=tmp_path)
+    with pytest.raises(RuntimeError):
+        section.run({"1 min": _fails}, rounds=1)
+    with pytest.raises(SystemExit, match="nothing measured yet"):
+        main(["--records", str(tmp_path), "--print"])
+
+
+def _fails() -> dict[str, float]:
+    raise RuntimeError("the machine went away")
 
 
 def test_only_the_part_between_the_marks_is_replaced() -> None:
