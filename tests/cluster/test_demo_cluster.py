@@ -19,7 +19,7 @@ import pytest
 from cluster.nodes import NodeFailed, started
 
 ROOT = Path(__file__).parents[2]
-VIDEOS = 6
+VIDEOS, END_S = 6, 30.0
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 
@@ -49,10 +49,12 @@ def marked(marker: str) -> dict[str, str]:
 
 @contextmanager
 def nothing_left(marker: str) -> Iterator[None]:
-    """Whatever is left is a failure, and is ended."""
+    """Whatever is left is a failure, and is ended; Python's own helpers need a moment to see that their parent has gone."""
     before = set(Path("/tmp").glob("clipmill-node-*"))
     yield
-    left = own(marker)
+    until = time.monotonic() + END_S
+    while (left := own(marker)) and time.monotonic() < until:
+        time.sleep(0.2)
     for process in left:
         process.kill()
     assert not left
