@@ -207,7 +207,7 @@ def words(assumed: Assumed, measured: Measured) -> str:
             f"in millions; {rate:,.0f} a second on average:",
             table(["", "LIST", "GET and HEAD", "PUT and POST", "DELETE"], totals),
             "Assumed, each an option of the program:",
-            table(["", ""], [[said, f"{getattr(assumed, name):,g}"] for name, said in _SAID.items()]),
+            table(["", ""], [[said, f"{getattr(assumed, name):,.12g}"] for name, said in _SAID.items()]),
         ]
     )
 
