@@ -8,6 +8,7 @@ Both publish the same rows, or it is no result.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.places import parser_of
 from benchmarks.report import at_most, publish
 from benchmarks.report import table as markdown
 from benchmarks.rounds import Figure, Results, Section
+from schemas.config import ClipsConfig
 
 TITLE = "One long file on two cores"
 CORES = {"one core": 1, "two cores": 2}
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report(section.results(), args.page)
         return
     video = footage.long_file(args.records / "footage", args.minutes, args.height)
+    if video.stat().st_size <= ClipsConfig().limits.unit_min_bytes:
+        print("long_files: the file is too small to become several units", file=sys.stderr)
     runs = Runs(video, args.records / "long_files")
     results = section.run({name: partial(runs, cores) for name, cores in CORES.items()}, args.rounds)
     if results.rounds():
