@@ -26,6 +26,7 @@ from stages.storage import Store
 
 # A generator's rows leave its task when they pass this size: small enough that models start soon, large enough for a batch.
 DECODED_BLOCK_BYTES = 24 << 20
+GATHER_S = 0.1  # that receipts gather before they are taken in
 END_S = 30.0  # that the end of a dataset's tasks may take before the run goes on to its own end without it
 
 
@@ -158,12 +159,12 @@ def _together(tables: Sequence[pa.Table]) -> pa.Table:
 class Receipts:
     """Runs a dataset in a thread, so that whoever waits for receipts can also watch the clock."""
 
-    def __init__(self, data: Any) -> None:
-        self._data = data
+    def __init__(self, data: Any, gather_s: float = GATHER_S) -> None:
+        self._data, self._gather_s = data, gather_s
         self._queue: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=256)
         self._held: deque[Any] = deque()  # what was taken from the queue and not told yet
         self._thread = threading.Thread(target=self._pump, name="receipts", daemon=True)
-        self._stopped = threading.Event()
+        self._stopped, self._is_over = threading.Event(), threading.Event()
         self._thread.start()
 
     def _pump(self) -> None:
@@ -174,6 +175,8 @@ class Receipts:
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             self._put(error)
+        finally:
+            self._is_over.set()
 
     def _put(self, item: pa.Table | BaseException | None) -> bool:
         while not self._stopped.is_set():
@@ -183,16 +186,16 @@ class Receipts:
         return False
 
     def wait(self, timeout_s: float) -> pa.Table | None:
-        """All receipts that have come in by now; None after `timeout_s` without any; raises StopIteration at the end.
+        """All receipts of `gather_s`; None after `timeout_s` without any; raises StopIteration at the end.
 
-        Tables are put together: taking in a few receipts costs as much as taking in hundreds, so a driver that cannot keep up
-        finds more at a time, and catches up.
+        Tables are put together: taking in a few receipts costs a driver as much as taking in hundreds.
         """
         if not self._held:
             try:
                 self._held.append(self._queue.get(timeout=timeout_s))
             except queue.Empty:
                 return None
+            self._is_over.wait(self._gather_s)
         with contextlib.suppress(queue.Empty):
             while True:
                 self._held.append(self._queue.get_nowait())

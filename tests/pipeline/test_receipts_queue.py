@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -60,6 +61,19 @@ def test_empty_blocks_without_columns_are_left_out() -> None:
     alone = all_in(Yielding(pa.table({}))).wait(10)
     assert alone is not None
     assert alone.num_rows == 0
+
+
+def test_what_comes_one_by_one_is_gathered_until_the_end_at_most() -> None:
+    class Trickling(Yielding):
+        def iter_batches(self, **_: object) -> Iterator[pa.Table]:
+            for number in range(3):
+                yield table(number)
+                time.sleep(0.05)
+
+    receipts = Receipts(Trickling(), gather_s=200.0)
+    found = receipts.wait(10)
+    assert found is not None
+    assert found["row"].to_pylist() == [0, 1, 2]
 
 
 def test_nothing_is_told_while_nothing_comes() -> None:
