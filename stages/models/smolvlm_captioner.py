@@ -106,7 +106,7 @@ class _Pixels:
         images = to_device(frames, device).permute(0, 3, 1, 2)
         height, width = self._between(*images.shape[-2:])
         squares = []
-        for some in images.split(1 if device == "cpu" else len(images)):
+        for some in torch.split(images, 1 if device == "cpu" else len(images)):
             larger = resize(some, height, width, self._resample)
             squares.append(resize(larger, self.side, self.side, self._resample))
         return normalise(torch.cat(squares).to(torch.float32), self._scale, 0.0, self._mean, self._std).to(dtype)
