@@ -152,7 +152,7 @@ def _connect(address: str | None, object_store_bytes: int | None, metrics_port: 
         with contextlib.chdir(empty), _without_native_chatter():
             # "local": without it Ray would join any cluster that somebody runs on this machine.
             ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray says by a plain one that a node did not start in time
         where = f"--address {address}" if address else "Ray on this machine"
         raise BadRequest(f"{where}: {error}") from error
 

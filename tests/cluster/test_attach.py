@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import attach
 from cluster.attach import attached, check_attachable, told
 from schemas.errors import BadRequest
 from tests.cluster.heads import Head
@@ -168,3 +169,14 @@ def test_on_a_machine_that_is_no_node_of_the_cluster_submit_is_named(ray_head: H
         pytest.skip("this machine lets nobody make namespaces")
     answer = json.loads(ray_head.run([*alone, *probe]).stdout.splitlines()[-1])
     assert answer["trouble"] == "no node"
+
+
+def test_a_ray_that_does_not_start_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def fail(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(BadRequest, match="Ray on this machine: The current node timed out"):
+        attach._connect(None, None, None, tmp_path)
