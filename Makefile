@@ -43,8 +43,9 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/schemas tests/stages --cov=schemas --cov=stages --cov-report=term --cov-fail-under=90
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.decode $(VIDEOS)
+	$(BIN)/python -m benchmarks.decode --videos $(VIDEOS)
 	$(BIN)/python -m benchmarks.shots.run --seeds 8 --real $(VIDEOS)
+	$(BIN)/python -m benchmarks.job --videos $(VIDEOS)
 	$(BIN)/python -m benchmarks.peers --videos $(VIDEOS)
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.memory
