@@ -8,13 +8,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+_SUBREAPER, _IS_SUBREAPER = 36, 37  # PR_SET_CHILD_SUBREAPER and PR_GET_CHILD_SUBREAPER of prctl(2)
 _LINGER_S = 20.0  # that what a program left running may take to end
 _LOOK_S = 0.25
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -42,10 +43,8 @@ def run(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = No
     counts. What still runs some time after the program has ended is killed. ProgramFailed with the end of the log where it
     fails or takes too long.
     """
-    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "this system does not let a process reap orphans")
     before = {child.pid for child in psutil.Process().children()}
-    with log.open("wb") as output:
+    with _reaping(), log.open("wb") as output:
         began_s, start_s = time.time(), time.monotonic()
         started = subprocess.Popen(
             [*command], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, start_new_session=True
@@ -59,6 +58,19 @@ def run(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = No
     if code != 0:
         raise ProgramFailed(f"{' '.join(command)} ended with {code}:\n{tail}")
     return Cost(began_s, wall_s, max(cpu_s, looks.cpu_s), tail)
+
+
+@contextmanager
+def _reaping() -> Iterator[None]:
+    """Orphans become our children meanwhile, and nobody else's for whom we would never wait."""
+    libc, before = ctypes.CDLL(None, use_errno=True), ctypes.c_int()
+    for option, value in ((_IS_SUBREAPER, ctypes.byref(before)), (_SUBREAPER, 1)):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "this system does not let a process reap orphans")
+    try:
+        yield
+    finally:
+        libc.prctl(_SUBREAPER, before.value, 0, 0, 0)
 
 
 def _waited(pid: int, until_s: float) -> tuple[int, float]:

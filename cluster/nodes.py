@@ -53,7 +53,6 @@ class Node:
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self.process.poll()  # or it stays as a zombie, and is found again
             time.sleep(POLL_S / 10)
         self.process.wait()
         self.is_gone = True
@@ -182,13 +181,18 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _in_session(leader: int) -> list[int]:
-    """Processes of a session, by their ids."""
+    """Processes of a session, by their ids. Not those that have ended: whoever became their parent may never ask for them."""
     found = []
     for path in Path("/proc").iterdir():
-        with contextlib.suppress(ValueError, ProcessLookupError):
-            if os.getsid(int(path.name)) == leader:
+        with contextlib.suppress(ValueError, ProcessLookupError, FileNotFoundError):
+            if os.getsid(int(path.name)) == leader and _state(int(path.name)) not in ("Z", "X"):
                 found.append(int(path.name))
     return found
+
+
+def _state(pid: int) -> str:
+    """R, S, Z...; see proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _command(pid: int) -> bytes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from benchmarks.process import ProgramFailed, run
 
+PR_GET_CHILD_SUBREAPER = 37
 BUSY = """
 import os, time
 def work(cpu_s):
@@ -55,3 +57,10 @@ def test_a_program_that_does_not_end_is_ended(tmp_path: Path) -> None:
     with pytest.raises(ProgramFailed, match="ended with -9"):
         run(["sleep", "60"], log=tmp_path / "log", timeout_s=0.3)
     assert time.monotonic() - began_s < 30
+
+
+def test_orphans_of_others_are_none_of_ours_afterwards(tmp_path: Path) -> None:
+    run([sys.executable, "-c", ""], log=tmp_path / "log")
+    is_reaper = ctypes.c_int(1)
+    assert ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(is_reaper), 0, 0, 0) == 0
+    assert not is_reaper.value
