@@ -59,8 +59,9 @@ def _look(frame: av.VideoFrame) -> tuple[float, float, float]:
     small, black, white = luma_of(frame)
     span = white - black
     values = small.ravel().astype(np.float64)
-    mean = float(values.sum()) / len(values)  # whole numbers so far, exact in any order of adding
-    spread = math.sqrt(max(0.0, float(np.dot(values, values)) / len(values) - mean * mean))
+    # Whole numbers, exact in any order of adding. No product of vectors: of long ones BLAS wakes another thread, and waits for it.
+    mean = float(values.sum()) / len(values)
+    spread = math.sqrt(max(0.0, float(np.square(values).sum()) / len(values) - mean * mean))
     brightness = min(max((mean - black) / span, 0.0), 1.0)
     return brightness, min(spread / span, 0.5), min(_edges(frame, small) / span, 1.0)
 

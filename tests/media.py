@@ -8,8 +8,10 @@ Frames are lists of uint8 RGB arrays (height, width, 3).
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ def write_video(
     rate = Fraction(fps).limit_denominator(1001)
     base = time_base or (Fraction(1, 90000) if times_s is not None else 1 / rate)
     scaler = VideoReformatter()
-    with av.open(str(path), "w", format=format, options=mux_options or {}) as out:
+    with _as_ever(), av.open(str(path), "w", format=format, options=mux_options or {}) as out:
         stream: Any = None
         sound: Any = out.add_stream("aac" if path.suffix in (".mp4", ".mov") else "mp2", rate=48000) if audio else None
         index = -1
@@ -118,6 +120,16 @@ def write_video(
         if sound is not None:
             _silence(out, sound, (index + 1) / float(rate))
     return path
+
+
+@contextmanager
+def _as_ever() -> Iterator[None]:
+    """Where it may, SVT-AV1 makes the whole process one of real time, and all that it starts: they would hang the machine."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def _video_stream(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import contextlib
 import errno
 import io
@@ -71,6 +72,7 @@ def test_facts_tell_of_audio_and_of_the_claimed_duration(tmp_path: Path) -> None
 def test_the_codec_is_called_by_its_own_name_not_by_its_decoders(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", textured(3), codec="libsvtav1", options={"preset": "12"})
     assert facts_of(path).codec == "av1"
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER  # the encoder leaves the process as it found it
 
 
 PLAYLISTS = {
