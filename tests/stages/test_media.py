@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import contextlib
 import errno
 import io
+import os
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
