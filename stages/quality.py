@@ -59,7 +59,7 @@ def _look(frame: av.VideoFrame) -> tuple[float, float, float]:
     small, black, white = luma_of(frame)
     span = white - black
     values = small.ravel().astype(np.float64)
-    # Whole numbers, exact in any order of adding. No product of vectors: of long ones BLAS wakes another thread, and waits for it.
+    # Whole numbers, exact in any order of adding. No dot product: of long ones BLAS wakes another thread, and waits for it.
     mean = float(values.sum()) / len(values)
     spread = math.sqrt(max(0.0, float(np.square(values).sum()) / len(values) - mean * mean))
     brightness = min(max((mean - black) / span, 0.0), 1.0)
