@@ -165,7 +165,7 @@ class Aws:
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     from moto import mock_aws
 
-    with pytest.MonkeyPatch.context() as environment, mock_aws():
+    with mock_aws(), pytest.MonkeyPatch.context() as environment:  # in this order the variables come back as they were
         for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
             environment.delenv(name, raising=False)
         for name, value in {
