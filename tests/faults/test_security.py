@@ -830,6 +830,7 @@ def test_a_query_that_wants_too_much_memory_ends_with_one_line_and_leaves_nothin
 
 CTRL_C = """
 import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind it
 from pipeline import cli
 
 def press() -> None:
