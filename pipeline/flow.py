@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pickle
 import queue
 import threading
@@ -22,10 +23,12 @@ from pipeline.metering import worker_meter
 from pipeline.plan import Step
 from pipeline.worknotes import Notebook
 from schemas.secrets import hidden
+from stages.models.adapter import BrokenDevice
 from stages.storage import Store
 
 # A generator's rows leave its task when they pass this size: small enough that models start soon, large enough for a batch.
 DECODED_BLOCK_BYTES = 24 << 20
+BROKEN_DEVICE = 70  # exit status of a worker whose device is broken
 GATHER_S = 0.1  # that receipts gather before they are taken in
 END_S = 30.0  # that the end of a dataset's tasks may take before the run goes on to its own end without it
 
@@ -47,7 +50,16 @@ class Worker:
             self._stage = step.stage(*step.args)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """What the stage makes of a table, whether it returns one table or yields several."""
+        """What the stage makes of a table, whether it returns one table or yields several.
+
+        A process whose device is broken ends: Ray makes a new one, where this one would fail at every table it is given.
+        """
+        try:
+            yield from self._made_of(table)
+        except BrokenDevice:
+            os._exit(BROKEN_DEVICE)
+
+    def _made_of(self, table: pa.Table) -> Iterator[pa.Table]:
         videos = ", ".join(sorted(set(table["video_id"].to_pylist())))
         holding = worker_meter().holding(self._step, table)
         with self._written_down(f"at videos {videos}"), self._notebook.at(table) as note, holding:

@@ -6,7 +6,7 @@ What becomes a row and what is loud: whatever goes wrong between a clip's frames
 an exception of any kind, an answer that makes no sense, or one about another clip. A batch that fails is tried again in halves
 or clip by clip, so that the error stands on the clip that it belongs to and its neighbours get their answers. Where a model is
 at fault rather than a clip, that is an error on every clip, and the run ends with exit code 3. Loud are a broken device
-(nothing after it can be believed) and rows that decode should never have made.
+(BrokenDevice: nothing after it can be believed, so its process ends) and rows that decode should never have made.
 """
 
 from __future__ import annotations
@@ -200,4 +200,5 @@ def _free_device() -> None:
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with model_errors():
+            torch.cuda.empty_cache()

@@ -60,6 +60,10 @@ class Embedder(Protocol):
         """One unit vector per clip, shape (dim,)."""
 
 
+class BrokenDevice(Exception):
+    """A device whose answers end here: whatever its process asks of it from now on fails too, so the process has to end."""
+
+
 def not_finite(what: str) -> BadClip:
     """The answer where a model gave NaN or infinity."""
     return BadClip(ErrorCode.NOT_FINITE, f"{what} holds NaN or infinity")
@@ -75,7 +79,7 @@ def model_errors() -> Iterator[None]:
     """Wraps the calls into a model: what is raised there is about these clips and becomes BadClip.
 
     Whatever its type: torch and transformers raise KeyError or TypeError at odd clips as readily as ValueError. A device that
-    is broken (an illegal access, a failed assertion on the GPU) fails whatever comes next too, so that stays loud.
+    is broken (an illegal access, a failed assertion on the GPU) is about every clip to come: BrokenDevice.
     """
     import torch
 
@@ -89,5 +93,5 @@ def model_errors() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in _NO_MEMORY):
             raise BadClip(ErrorCode.OUT_OF_MEMORY, text) from error
         if isinstance(error, accelerator_error) or _BROKEN_DEVICE in text:
-            raise
+            raise BrokenDevice(text) from error
         raise BadClip(ErrorCode.MODEL_FAILED, text) from error

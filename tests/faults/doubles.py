@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipeline.gather import EpochPlan
 from pipeline.publish import publish, publish_epoch
 from stages.decode import Decode
+from stages.models.adapter import model_errors
 from stages.sources import open_source
 from stages.watchdog import Watchdog
 from tests.pipeline.faults import FaultyStore
@@ -68,14 +69,23 @@ def open_evil(uri: str, *rest: Any) -> BinaryIO:
 
 
 class EvilStage:
-    """A model stage whose process a clip of a video called poison kills, whenever it gets there."""
+    """A model stage whose process a clip of a video called poison kills, whenever it gets there.
+
+    One of a video called assert breaks the device, and as on a GPU every call after it fails in this process.
+    """
 
     def __init__(self, stage: Callable[..., Any], *args: Any) -> None:
         self._stage = stage(*args)
+        self._is_broken = False
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        if any(Path(uri).stem.startswith("poison") for uri in rows["uri"].to_pylist()):
+        names = {Path(uri).stem.partition("-")[0] for uri in rows["uri"].to_pylist()}
+        if "poison" in names:
             segfault()
+        self._is_broken |= "assert" in names
+        if self._is_broken:
+            with model_errors():
+                raise RuntimeError("CUDA error: device-side assert triggered")
         result: pa.Table = self._stage(rows)
         return result
 

@@ -161,7 +161,10 @@ def evil_archive(folder: Path, names: list[str]) -> str:
 
 
 EVIL_SETS = ("resources.worker_memory_bytes=400000000",)
-EVILS = {"decode": ["segfault-1", "raise-1", "hang-1", "eat-1", "abort-1", "segfault-2"], "embed": ["poison-1", "poison-2"]}
+EVILS = {
+    "decode": ["segfault-1", "raise-1", "hang-1", "eat-1", "abort-1", "segfault-2"],
+    "embed": ["poison-1", "assert-1", "poison-2", "assert-2"],
+}
 
 
 @pytest.mark.cases(quick=1, long=3)

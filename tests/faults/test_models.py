@@ -17,6 +17,7 @@ from stages.chain import Chain, Link
 from stages.classify import Classify
 from stages.embed import Embed
 from stages.models import catalogue, weights
+from stages.models.adapter import BrokenDevice
 from stages.storage import Store
 from tests.faults.damage import Damage
 from tests.faults.record import Record
@@ -201,7 +202,7 @@ def test_a_broken_device_is_loud_and_no_clip_gets_an_answer_from_it(stage: str, 
 
     broken.dim = 3  # type: ignore[attr-defined]
     record("broken devices")
-    with pytest.raises(kind, match="device-side assert"):
+    with pytest.raises(BrokenDevice, match="device-side assert"):
         STAGES[stage](small(stage), load=lambda *_: broken)(table([clip_row(0)]))
 
 

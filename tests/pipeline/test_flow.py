@@ -13,6 +13,7 @@ import pytest
 from pipeline import worknotes
 from pipeline.flow import Receipts, dataset, faults_folder
 from pipeline.plan import Step
+from stages.models.adapter import BrokenDevice
 
 pytestmark = pytest.mark.ray
 
@@ -45,6 +46,22 @@ class Fragile(Measure):
     def __call__(self, rows: pa.Table) -> pa.Table:
         if "poison" in rows["video_id"].to_pylist():
             os._exit(7)
+        return super().__call__(rows)
+
+
+class OnDevice(Measure):
+    """Its device breaks at the video called `assert`; leaves a file where it is asked again after that."""
+
+    def __init__(self, column: str, asked_again: Path) -> None:
+        super().__init__(column)
+        self._asked_again, self._is_broken = asked_again, False
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        if self._is_broken:
+            self._asked_again.touch()
+        self._is_broken |= "assert" in rows["video_id"].to_pylist()
+        if self._is_broken:
+            raise BrokenDevice("CUDA error: device-side assert triggered")
         return super().__call__(rows)
 
 
@@ -87,6 +104,19 @@ def test_an_actor_that_dies_mid_batch_costs_only_what_it_held_and_the_dataset_en
     assert {row["video_id"] for row in rows} <= {"a", "b", "c"}
     (note,) = [note for _, note in worknotes.read(run) if note.has_died]
     assert ([unit.uri for unit in note.units], note.step) == (["/videos/poison"], "measure")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_process_whose_device_is_broken_gets_nothing_more_to_do(tmp_path: Path) -> None:
+    asked_again, run = tmp_path / "asked again", secrets.token_hex(8)
+    steps = [STEPS[0], Step("measure", OnDevice, ("frames", asked_again), cpus=0.05, actors=(1, 1))]
+    receipts_of(["assert", *map(str, range(8))], tmp_path, steps, run)
+    assert not asked_again.exists()
+    (note,) = [note for _, note in worknotes.read(run) if note.state == "failed"]
+    assert ([unit.uri for unit in note.units], note.error) == (
+        ["/videos/assert"],
+        "BrokenDevice: CUDA error: device-side assert triggered",
+    )
 
 
 @pytest.mark.usefixtures("ray_session")

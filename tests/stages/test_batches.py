@@ -13,7 +13,7 @@ from schemas.config import EmbedConfig
 from schemas.entries import Entry
 from schemas.errors import BadClip, ErrorCode
 from stages.batches import Batches, clip_frames, due_rows
-from stages.models.adapter import Answers, ClipFrames, model_errors
+from stages.models.adapter import Answers, BrokenDevice, ClipFrames, model_errors
 from tests.stages.clips import FINGERPRINT, clip_row, end_row, failed_row, pattern, table
 
 Model = Callable[[Sequence[ClipFrames]], Answers[float]]
@@ -161,7 +161,7 @@ def test_promise_4_a_clip_that_fails_gets_its_error_and_its_neighbours_their_ans
 
 @pytest.mark.parametrize("kind", [torch.AcceleratorError, RuntimeError])
 def test_a_broken_device_is_loud_because_every_clip_after_it_would_fail(kind: type[Exception]) -> None:
-    with pytest.raises(kind, match="illegal memory access"):
+    with pytest.raises(BrokenDevice, match="illegal memory access"):
         batches(fails_on(1, kind("CUDA error: an illegal memory access was encountered")))(table(rows(3)))
 
 
