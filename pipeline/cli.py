@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import summary
+from pipeline import asked, console, summary
+from pipeline.options import (
+    AddressOption,
+    AllowOption,
+    ConfigOption,
+    Dialect,
+    Format,
+    HoursOption,
+    InputOption,
+    JsonOption,
+    LimitOption,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    MaxFailedOption,
+    OutputArgument,
+    OutputOption,
+    PresetOption,
+    RetryOption,
+    SetOption,
+)
 from schemas.errors import BadRequest, ClipmillError
-from schemas.secrets import hidden
 
 if TYPE_CHECKING:
     from pipeline.events import Observer
-    from pipeline.jsonlog import JsonLog
     from pipeline.run import Request
-    from schemas.config import InputConfig, JobConfig
+    from schemas.config import JobConfig
     from schemas.entries import Entry
-    from stages.storage import Store
 
 app = typer.Typer(
     name="clipmill",
@@ -30,64 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _UsageError: Any = typer.BadParameter.__bases__[0]
-_log: JsonLog | None = None  # takes what would go to stderr, where --log-format json asks for that
-
-
-class Format(StrEnum):
-    """How `query` shows rows."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-
-
-class LogFormat(StrEnum):
-    """What goes to stderr."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """The least that JSON lines tell."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-
-
-class Dialect(StrEnum):
-    """Engines that can have the views."""
-
-    DUCKDB = "duckdb"
-    SPARK = "spark"
-    ATHENA = "athena"
-
-
-InputOption = Annotated[
-    str | None, typer.Option("--input", metavar="URI", help="Folder, glob, file or manifest; local, s3://...")
-]
-AllowOption = Annotated[
-    list[str] | None,
-    typer.Option("--allow", metavar="ROOT", help="Videos and models must lie below it, whatever a manifest says; repeatable"),
-]
-OutputOption = Annotated[str | None, typer.Option("--output", metavar="URI", help="Folder for the tables; local, s3://...")]
-PresetOption = Annotated[
-    str | None, typer.Option(help="standard: models of the hub; embedded: tiny ones that know only the demo's shapes")
-]
-ConfigOption = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML; goes over the preset")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; goes over the file; may be given again")
-]
-LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many videos in this run")]
-HoursOption = Annotated[float | None, typer.Option(min=0.0, metavar="H", help="Stop after so many hours; the next run goes on")]
-RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Failed and quarantined videos are due again")]
-AddressOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to attach to; unset: this machine")]
-MaxFailedOption = Annotated[str, typer.Option(metavar="SHARE", help="Exit 3 when more than this failed, such as 5% or 0.05")]
-LogFormatOption = Annotated[LogFormat, typer.Option(help="stderr: lines and a bar for people, or JSON, one object a line")]
-LogLevelOption = Annotated[LogLevel, typer.Option(help="With --log-format json: debug tells of units too")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Plain JSON instead of text")]
-OutputArgument = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder or URL that holds the tables")]
 
 
 def main() -> None:
@@ -97,9 +56,9 @@ def main() -> None:
 
 def call(args: Sequence[str]) -> int:
     """Runs one command and returns its exit code; every expected failure is one line on stderr."""
-    _log_as_text()
+    console.log_as_text()
     code = _called(args)
-    _log_as_text()
+    console.log_as_text()
     return code
 
 
@@ -108,36 +67,21 @@ def _called(args: Sequence[str]) -> int:
         return int(app(list(args), prog_name="clipmill", standalone_mode=False) or 0)
     except _UsageError as error:
         said = error.format_message().replace("Value error, ", "").removesuffix(".")
-        return _failed(f"{said}; clipmill --help says what there is", summary.BAD_REQUEST)
+        return console.failed(f"{said}; clipmill --help says what there is", summary.BAD_REQUEST)
     except BadRequest as error:
-        return _failed(str(error), summary.BAD_REQUEST)
+        return console.failed(str(error), summary.BAD_REQUEST)
     except (KeyboardInterrupt, typer.Abort):
-        return _failed("interrupted", summary.INTERRUPTED)
+        return console.failed("interrupted", summary.INTERRUPTED)
     except SystemExit as end:  # typer's way out when whoever read us has left
         return summary.DONE if isinstance(end.__context__, BrokenPipeError) else int(end.code or 0)
     except ClipmillError as error:
-        return _failed(str(error), _code_of(error))
+        return console.failed(str(error), _code_of(error))
 
 
 def _code_of(error: ClipmillError) -> int:
     from stages.filesystems import StorageUnavailable
 
     return summary.STOPPED if isinstance(error, StorageUnavailable) else summary.BROKEN
-
-
-def _failed(message: str, code: int) -> int:
-    if _log is not None:
-        _log.failed(message, code)
-        return code
-    print(f"clipmill: {hidden(message)}", file=sys.stderr)
-    return code
-
-
-def _note(message: str) -> None:
-    if _log is not None:
-        _log.note(message)
-        return
-    print(hidden(message), file=sys.stderr)
 
 
 @app.callback(invoke_without_command=True)
@@ -170,7 +114,7 @@ def demo(
     from pipeline.demo_run import Demo, too_low
 
     made = Demo(output, videos, seed)
-    made.render(_note)
+    made.render(console.note)
     result = made.annotate(
         lambda config, entries: _run(config, entries, None) if nodes is None else _lose(config, entries, nodes)
     )
@@ -181,7 +125,7 @@ def demo(
     scores = made.score()
     print("\n".join(made.lines(result, scores)))
     low = too_low(scores)
-    return _failed(f"scores too low: {', '.join(low)}", summary.BROKEN) if low else summary.DONE
+    return console.failed(f"scores too low: {', '.join(low)}", summary.BROKEN) if low else summary.DONE
 
 
 @app.command()
@@ -201,19 +145,19 @@ def run(
     log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
     """Annotate what is due and publish it."""
-    _log_as(log_format, log_level)
-    share = _share(max_failed)
-    job = _job(input, output, preset, config, sets, allow)
+    console.log_as(log_format, log_level)
+    share = asked.share(max_failed)
+    job = asked.job(input, output, preset, config, sets, allow)
     from pipeline.preflight import preflight
     from pipeline.run import Request
 
     result = _run(job, preflight(job).entries, Request(limit, max_hours, retry_failed, address))
     if not (result.videos or result.not_due or result.stopped_reason):
-        _note(f"warning: no videos in {job.input.uri}")
+        console.note(f"warning: no videos in {job.input.uri}")
     print("\n".join(summary.lines(result)))
     code = summary.exit_code(result, share)
-    if _log is not None:
-        _log.ended(result, code)
+    if console.log is not None:
+        console.log.ended(result, code)
     return code
 
 
@@ -232,13 +176,13 @@ def plan(
     as_json: JsonOption = False,
 ) -> int:
     """Say what a run would do; start nothing."""
-    job = _job(input, output, preset, config, sets, allow)
+    job = asked.job(input, output, preset, config, sets, allow)
     from pipeline import forecast
     from pipeline.preflight import preflight
     from pipeline.run import Request
 
     found = forecast.describe(job, preflight(job, writes=False).entries, Request(limit, max_hours, retry_failed, address))
-    _print(found.to_json() if as_json else found.lines())
+    console.result(found.to_json() if as_json else found.lines())
     return summary.DONE
 
 
@@ -266,23 +210,23 @@ def submit(
     log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
     """Send a run to a Ray cluster and follow it; Ctrl-C leaves it running."""
-    _log_as(log_format, log_level)
-    share = _share(max_failed)
+    console.log_as(log_format, log_level)
+    share = asked.share(max_failed)
     if sum((follow, stop, state)) > 1:
         raise BadRequest("--follow, --stop and --status exclude each other")
     if address is None:
         raise BadRequest("--address is missing: say where Ray's dashboard is, such as http://HEAD:8265")
     asks = follow or stop or state
-    job = None if asks and output else _job(input, output, preset, config, sets, allow)
+    job = None if asks and output else asked.job(input, output, preset, config, sets, allow)
     from cluster.submit import ClusterLost, Jobs
     from pipeline import submit as desks
     from stages.filesystems import normalised
 
     try:
-        desk = desks.Desk(Jobs(address), normalised(job.output if job else output or ""), print, _note)
+        desk = desks.Desk(Jobs(address), normalised(job.output if job else output or ""), print, console.note)
         if state:
             found = desk.status()
-            _print(found if as_json else desks.status_lines(found))
+            console.result(found if as_json else desks.status_lines(found))
             return summary.DONE
         if asks or job is None:
             return desk.follow() if follow else desk.stop()
@@ -290,9 +234,9 @@ def submit(
         from pipeline.run import Request
 
         request = Request(limit, max_hours, retry_failed)
-        return desk.send(Parcel(job, request, share, install, log_level.name if _log else None))
+        return desk.send(Parcel(job, request, share, install, log_level.name if console.log else None))
     except ClusterLost as error:
-        return _failed(str(error), summary.STOPPED)
+        return console.failed(str(error), summary.STOPPED)
 
 
 @app.command()
@@ -305,8 +249,8 @@ def status(
     """Counts by status, errors, hours, models, last runs."""
     from pipeline import status as report
 
-    found = report.read(_existing(output), None if input is None else _input(input, allow))
-    _print(found.to_json() if as_json else report.lines(found))
+    found = report.read(asked.existing(output), None if input is None else asked.input_config(input, allow))
+    console.result(found.to_json() if as_json else report.lines(found))
     return summary.DONE
 
 
@@ -315,12 +259,12 @@ def verify(output: OutputArgument, as_json: JsonOption = False) -> int:
     """Check the promises on what is published: log, ledger and tables against each other, both ways."""
     from pipeline import verify as checks
 
-    store = _existing(output)
+    store = asked.existing(output)
     found = checks.verify(store)
     if as_json:
-        _print({"output": store.root, "is_good": not found, "findings": [vars(finding) for finding in found]})
+        console.result({"output": store.root, "is_good": not found, "findings": [vars(finding) for finding in found]})
     else:
-        _print(
+        console.result(
             [str(finding) for finding in found]
             or [f"{store.root}: log, ledger and tables agree, and every object is as written"]
         )
@@ -340,7 +284,7 @@ def query(
     from pipeline import views
 
     engine: views.Dialect | None = dialect.value if dialect else None
-    store = _existing(output)
+    store = asked.existing(output)
     if engine is not None:
         print(views.script(store.root, views.read_current(store), engine), end="")
         return summary.DONE
@@ -362,18 +306,12 @@ def compact(
     from pipeline import compact as compacting
     from stages.storage import Store
 
-    source, target = _existing(output), Store(to)
-    _check_apart(source, target)
+    source, target = asked.existing(output), Store(to)
+    asked.check_apart(source, target)
     target.check_writable()
     found = compacting.compact(source, target)
-    _print(found.lines(target.root))
+    console.result(found.lines(target.root))
     return summary.BROKEN if found.findings else summary.DONE
-
-
-def _check_apart(source: Store, target: Store) -> None:
-    one, other = (f"{store.root.rstrip('/')}/" for store in (source, target))
-    if one.startswith(other) or other.startswith(one):
-        raise BadRequest(f"--to {target.root}: lies within {source.root}, or reverse; give another place")
 
 
 @app.command()
@@ -381,7 +319,7 @@ def unlock(output: OutputArgument, yes: Annotated[bool, typer.Option("--yes", he
     """Close a run whose lease has not lapsed, so that another can start."""
     from pipeline import unlock as locks
 
-    store = _existing(output)
+    store = asked.existing(output)
     runs = locks.open_runs(store)
     if not runs:
         print("no run is open; nothing to unlock")
@@ -391,64 +329,16 @@ def unlock(output: OutputArgument, yes: Annotated[bool, typer.Option("--yes", he
         if not sys.stdin.isatty():
             raise BadRequest("unlock asks before it closes a run; say --yes where nobody can answer")
         if not typer.confirm("A run that still works is stopped by this and has to start again. Close?"):
-            return _failed("left as it is", summary.BAD_REQUEST)
+            return console.failed("left as it is", summary.BAD_REQUEST)
     print(locks.close(store, runs))
     return summary.DONE
-
-
-# --- what commands share ---
-
-
-def _log_as(log_format: LogFormat, level: LogLevel) -> None:
-    global _log
-    if log_format is LogFormat.JSON:
-        import logging
-
-        from pipeline.jsonlog import JsonLog
-
-        _log = JsonLog(level=getattr(logging, level.name))
-        _log.capture()
-
-
-def _log_as_text() -> None:
-    global _log
-    if _log is not None:
-        _log.release()
-        _log = None
-
-
-def _job(
-    input: str | None,
-    output: str | None,
-    preset: str | None,
-    config: Path | None,
-    sets: list[str] | None,
-    allow: list[str] | None,
-) -> JobConfig:
-    from pipeline import settings
-
-    job = settings.load(preset=preset, config_path=config, sets=sets or (), input_uri=input, output=output, allow=allow or ())
-    if any(entry.model.startswith("embedded:") for entry in (*job.classify, *job.embed, *job.caption)):
-        _note(f"note: {settings.EMBEDDED_NOTE}")
-    return job
-
-
-def _input(uri: str, allow: list[str] | None) -> InputConfig:
-    from pydantic import ValidationError
-
-    from schemas.config import InputConfig
-
-    try:
-        return InputConfig(uri=uri, allow=tuple(allow or ()))
-    except ValidationError as error:
-        raise BadRequest(f"--input: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 def _lose(job: JobConfig, entries: tuple[Entry, ...], nodes: int) -> summary.RunResult:
     from pipeline.demo_cluster import losing
     from pipeline.run import Request
 
-    with losing(nodes, _note) as (address, observer):
+    with losing(nodes, console.note) as (address, observer):
         return _run(job, entries, Request(address=address), [observer])
 
 
@@ -458,44 +348,10 @@ def _run(
     from pipeline import run as runner
     from pipeline.progress import Progress
 
-    watching: list[Observer] = [*([_log] if _log else []), *observers]
+    watching: list[Observer] = [*([console.log] if console.log else []), *observers]
     try:
-        with _log or Progress() as progress:
+        with console.log or Progress() as progress:
             return runner.run(job, entries, request or runner.Request(), progress, observers=watching)
     except KeyboardInterrupt:
-        _note("clipmill: interrupted; the same command goes on from here")
+        console.note("clipmill: interrupted; the same command goes on from here")
         raise typer.Exit(summary.INTERRUPTED) from None
-
-
-def _existing(output: str) -> Store:
-    """The store behind OUTPUT; BadRequest where nothing was ever published."""
-    from stages.filesystems import StorageUnavailable
-    from stages.storage import Store
-
-    store = Store(output)
-    try:
-        is_there = any(True for _ in store.list("_log", recursive=False))
-    except StorageUnavailable as error:
-        raise BadRequest(str(error)) from error
-    if not is_there:
-        raise BadRequest(f"{store.root}: holds no tables of clipmill; `clipmill run --output` makes them")
-    return store
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise BadRequest(f"--max-failed {text}: should be a share such as 5% or 0.05")
-    return share
-
-
-def _print(what: Any) -> None:
-    if isinstance(what, list):
-        print("\n".join(what))
-        return
-    import json
-
-    print(json.dumps(what, indent=1, ensure_ascii=False))
