@@ -23,12 +23,10 @@ from benchmarks.rounds import Figure
 from benchmarks.sampler import Usage
 from benchmarks.stand_ins import DIM, Decode, Embed
 from pipeline import events, flow, run
-from pipeline.plan import Step
+from pipeline.plan import Step, staging
 from pipeline.progress import Progress
-from pipeline.staging import StageParts
 
-# Clips of 8 frames of 224 x 398 pixels that a block of decoded rows holds: blocks have as many here, without the frames.
-BLOCK_CLIPS = flow.DECODED_BLOCK_BYTES // (8 * 224 * 398 * 3)
+CLIP_BYTES = 8 * 224 * 398 * 3  # of frames, which blocks do without here; they hold as many clips as if they had them
 
 # Of a run, between two marks of a watch. Starting is Ray's own, and what Ray Data makes of all blocks before it begins.
 _PARTS = {
@@ -76,19 +74,21 @@ class Watch:
 
 def drive(folder: Path, output: Path, options: Mapping[str, Any]) -> Figure:
     """A run over the files of `folder`; figures of its driver."""
-    resources = {"epoch_clips": options["epoch_clips"], "decode_cpus": 1.0, "actors": options["actors"],
-                 "object_store_bytes": 1 << 30}  # fmt: skip
+    resources = {"epoch_clips": options["epoch_clips"], "decode_cpus": 1.0, "object_store_bytes": 1 << 30,
+                 "machines": ({"cpus": 1.0, "gpus": 1.0, "most": options["gpus"]},)}  # fmt: skip
     config, entries = made.job(str(output), str(folder), ["embed"], **resources)
 
     def steps(_config: Any, _entries: Any, sizing: Any, root: str, run_id: str) -> list[Step]:
-        clips, batch = config.clips.fingerprint(), options["batch_clips"]
+        clips, batch = config.clips.fingerprint(), config.resources.batch_clips * sizing.grain
         return [
             Step("decode", Decode, (options["clips"], clips, options["sleep_s"]), cpus=sizing.decode_cpus),
             Step("embed", Embed, (entries[0], DIM), cpus=0.05, actors=(1, options["actors"]), batch_rows=batch),
-            Step("stage parts", StageParts, (root, run_id), cpus=sizing.staging_cpus),
+            staging(sizing, root, run_id),
         ]
 
-    flow.DECODED_BLOCK_BYTES = BLOCK_CLIPS * _bytes_of_a_clip(config.clips.fingerprint())
+    of_one = _bytes_of_a_clip(config.clips.fingerprint())
+    for name in ("DECODED_BLOCK_BYTES", "MOST_DECODED_BLOCK_BYTES"):
+        setattr(flow, name, getattr(flow, name) // CLIP_BYTES * of_one)
     before, watch = _usage().anonymous, Watch()
     result = run.run(config, entries, run.Request(), _silent(), run.Parts(steps=steps), observers=[watch])
     watch.mark("end")

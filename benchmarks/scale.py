@@ -20,11 +20,14 @@ from benchmarks import memory, planning, requests, simulation
 from benchmarks.report import conditions, table
 from benchmarks.rounds import RECORDS, ROOT, Results, Section
 from benchmarks.sampler import DRIVER, MODELS, TASKS
+from cluster.machines import ClusterSize, Machine
+from cluster.sizing import size
+from pipeline.plan import STAGED_ROWS
+from schemas.config import ResourcesConfig
 
 PAGE = ROOT / "docs" / "scale.md"
 MARKS = ("<!-- reckoning -->", "<!-- end of reckoning -->")
 USED = ("memory", "planning", "publishing", "requests", "simulation")
-PART_CLIPS = 16  # of a staged part, at most
 BLOCK_BYTES, UPLOAD_BYTES = 4 << 20, 16 << 20  # read at a time of a source; written at a time of an object
 EPOCHS_AT_A_TIME = 2
 PAGE_KEYS = 1000  # of a page of a listing, and of a request that removes them
@@ -92,9 +95,9 @@ class Amounts:
         """Of an archive of videos of equal length."""
         clips, videos = assumed.hours * assumed.clips_an_hour, assumed.hours * 60 / assumed.video_minutes
         blocks = math.ceil(assumed.gb_an_hour * 1e9 * assumed.video_minutes / 60 / BLOCK_BYTES)
-        return cls(
-            clips, videos, videos * math.ceil(clips / videos / PART_CLIPS), clips / assumed.epoch_clips, videos * (blocks - 1)
-        )
+        cluster = ClusterSize.of([Machine(assumed.cores, assumed.gpus)] * assumed.nodes)
+        staged_rows = STAGED_ROWS * size(ResourcesConfig(), cluster).grain
+        return cls(clips, videos, clips / staged_rows, clips / assumed.epoch_clips, videos * (blocks - 1))
 
 
 def needs(assumed: Assumed, measured: Measured) -> list[Need]:

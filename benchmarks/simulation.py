@@ -117,11 +117,11 @@ def _targets(results: Results) -> list[Row]:
 
 _WORDS = """
 `python -m benchmarks.simulation`. The run, its driver, Ray Data, staging, publishing and the log are the real ones; decoding
-and the embedder make rows of numbers. Ten clips a video, three videos of 20 MB a block. All processes share this machine, so
-the time of a run says nothing about a cluster; the CPU time of its driver does: listing; starting Ray and its dataset;
-working, from the first receipt to the last; ending. Once the stages sleep, so that what the driver does while nothing comes
-can be told from what it does for a clip. What Ray's own two processes beside it take is told apart: they share the head's
-other cores.
+and the embedder make rows of numbers. Ten clips and 20 MB a video; blocks and batches as for a cluster of 500 GPUs. All
+processes share this machine, so the time of a run says nothing about a cluster; the CPU time of its driver does: listing;
+starting Ray and its dataset; working, from the first receipt to the last; ending. Once the stages sleep, so that what the
+driver does while nothing comes can be told from what it does for a clip. What Ray's own two processes beside it take is told
+apart: they share the head's other cores.
 """.strip()
 
 
@@ -131,14 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=10, help="of a video")
     parser.add_argument("--cpus", type=int, default=8, help="that Ray believes in")
     parser.add_argument("--actors", type=int, default=2)
-    parser.add_argument("--batch-clips", type=int, default=16, help="of a batch of the embedder, as on GPUs")
+    parser.add_argument("--gpus", type=int, default=500, help="of the cluster that blocks and batches are cut for")
     parser.add_argument("--slow-s", type=float, default=0.25, help="that a video takes where stages sleep")
     parser.add_argument("--epoch-clips", type=int, default=500_000)
     parser.add_argument("--video-mb", type=int, default=20)
     parser.add_argument("--timeout-s", type=float, default=1800.0, help="seconds that one run may take")
     parser.add_argument("--profile", type=Path, help="has py-spy write where the time of the driver goes, as folded stacks")
     args = parser.parse_args(arguments)
-    names = ("clips", "cpus", "actors", "batch_clips", "slow_s", "epoch_clips", "video_mb")
+    names = ("clips", "cpus", "actors", "gpus", "slow_s", "epoch_clips", "video_mb")
     settings = {name: getattr(args, name) for name in names}
     section = Section("simulation", settings=settings, packages=("ray", "pyarrow"), folder=args.records)
     if not args.report:

@@ -22,6 +22,11 @@ __all__ = ["Sizing", "decoders", "expected", "size", "this_machine"]
 DECODE_CPUS = 0.45
 CPU_ACTOR_CPUS = 0.05
 STAGING_CPUS = 0.01
+# Ray Data's driver takes some milliseconds for every task and block, on one core, whatever they hold. Up to so many actors, or
+# CPUs of a cluster without GPUs, it has time enough; beyond, blocks and batches grow with the cluster.
+FINE_ACTORS = 8
+FINE_CPUS = 128
+COARSEST = 8
 GPU_ACTOR_CPUS = 1.0  # beside a GPU, unless that were more than half of the machine's CPUs
 _GROWTH_HINT = "; where an autoscaler brings machines, say which in resources.machines"
 
@@ -41,6 +46,7 @@ class Sizing:
     actors_max: int
     staging_cpus: float = STAGING_CPUS
     accelerator_type: str | None = None  # the kind of GPU that actors insist on
+    grain: int = 1  # times as much in a block or a task as on one machine
 
 
 def expected(cluster: ClusterSize, resources: ResourcesConfig) -> ClusterSize:
@@ -91,6 +97,7 @@ def _on_cpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: floa
         actor_gpus=0.0,
         actors_min=fewest,
         actors_max=resources.actors or max(1, fewest, int(cpus) // 2),
+        grain=_grain(cpus / FINE_CPUS),
     )
 
 
@@ -113,6 +120,7 @@ def _on_gpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: floa
         actors_min=resources.min_actors or max(1, min(now, actors_max)),
         actors_max=actors_max,
         accelerator_type=resources.accelerator_type,
+        grain=_grain(actors_max / FINE_ACTORS),
     )
     if actors_max == most and not decoders(sizing, machines):
         raise BadRequest(
@@ -120,6 +128,10 @@ def _on_gpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: floa
             f"CPUs of a decode task{hint}"
         )
     return sizing
+
+
+def _grain(times: float) -> int:
+    return max(1, min(COARSEST, math.ceil(times)))
 
 
 def _with_gpus(resources: ResourcesConfig, machines: Mapping[Machine, int], hint: str) -> list[Machine]:

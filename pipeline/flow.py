@@ -28,6 +28,7 @@ from stages.storage import Store
 
 # A generator's rows leave its task when they pass this size: small enough that models start soon, large enough for a batch.
 DECODED_BLOCK_BYTES = 24 << 20
+MOST_DECODED_BLOCK_BYTES = 96 << 20  # whatever the grain: a worker holds it twice
 BROKEN_DEVICE = 70  # exit status of a worker whose device is broken
 GATHER_S = 0.1  # that receipts gather before they are taken in
 END_S = 30.0  # that the end of a dataset's tasks may take before the run goes on to its own end without it
@@ -100,20 +101,27 @@ _kept: dict[bytes, Worker] = {}
 
 
 def dataset(
-    blocks: Iterable[pa.Table], steps: Sequence[Step], root: str, run_id: str, turn: int, *, one_by_one: bool = False
+    blocks: Iterable[pa.Table],
+    steps: Sequence[Step],
+    root: str,
+    run_id: str,
+    turn: int,
+    *,
+    one_by_one: bool = False,
+    grain: int = 1,
 ) -> Any:
     """A lazy Ray dataset of `steps` over `blocks`, one input block per table: round number `turn` of a run.
 
     Ray repeats nothing: what is lost with a worker or a node shows in missing receipts, and Rounds knows better than Ray
     whether it is safe to try that again. An actor that dies is replaced, and only what it held is lost. `one_by_one`: the
-    first step takes one block at a time.
+    first step takes one block at a time. `grain`: times as much in a block that leaves a task as on one machine.
     """
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     from pipeline.blocks import Blocks
 
-    _configure_ray_data()
+    _configure_ray_data(min(grain * DECODED_BLOCK_BYTES, MOST_DECODED_BLOCK_BYTES))
     with _deprecations_unheard():
         # It asks for what the first step does, so that Ray makes one operator of the two.
         data = ray.data.read_datasource(Blocks(blocks), num_cpus=steps[0].cpus, ray_remote_args={"max_retries": 0})
@@ -151,11 +159,11 @@ def _deprecations_unheard() -> Iterator[None]:
         yield
 
 
-def _configure_ray_data() -> None:
+def _configure_ray_data(block_bytes: int) -> None:
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    context.target_max_block_size = DECODED_BLOCK_BYTES
+    context.target_max_block_size = block_bytes
     context.max_errored_blocks = -1  # a block lost with its worker shows in missing receipts; those units run again
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -16,6 +16,7 @@ from schemas.entries import Entry
 BLOCK_BYTES = 64 << 20
 BLOCK_FILES = 16
 BLOCKS_PER_CPU = 8
+STAGED_ROWS = 32  # of a batch to stage, times the grain, where the grain is not 1: else each block as it comes
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,6 @@ class Step:
 
 def steps(config: JobConfig, entries: Sequence[Entry], sizing: Sizing, output: str, run_id: str) -> list[Step]:
     """Decode, the model stages as one step where there are any, and staging; entries run in the order given."""
-    from pipeline.staging import StageParts
     from stages.decode import Decode
     from stages.roots import Roots
 
@@ -48,8 +48,16 @@ def steps(config: JobConfig, entries: Sequence[Entry], sizing: Sizing, output: s
     plan = [Step("decode", Decode, decode, cpus=sizing.decode_cpus)]
     if entries:
         plan.append(_model_step(config, entries, sizing))
-    plan.append(Step("stage parts", StageParts, (output, run_id), cpus=sizing.staging_cpus))
+    plan.append(staging(sizing, output, run_id))
     return plan
+
+
+def staging(sizing: Sizing, output: str, run_id: str) -> Step:
+    """The last step. Small batches at a small cluster, whose receipts would be long in coming otherwise."""
+    from pipeline.staging import StageParts
+
+    rows = STAGED_ROWS * sizing.grain if sizing.grain > 1 else None
+    return Step("stage parts", StageParts, (output, run_id), cpus=sizing.staging_cpus, batch_rows=rows)
 
 
 def _model_step(config: JobConfig, entries: Sequence[Entry], sizing: Sizing) -> Step:
@@ -69,13 +77,14 @@ def _model_step(config: JobConfig, entries: Sequence[Entry], sizing: Sizing) -> 
         gpus=sizing.actor_gpus,
         actors=(sizing.actors_min, sizing.actors_max),
         # Ray Data wants a number of rows where it lends GPUs; without one a batch is what decode flushed at a time.
-        batch_rows=config.resources.batch_clips if sizing.actor_gpus else None,
+        batch_rows=config.resources.batch_clips * sizing.grain if sizing.actor_gpus else None,
         accelerator_type=sizing.accelerator_type,
     )
 
 
-def blocks(units: pa.Table, cpus: float) -> Iterator[pa.Table]:
-    """UNIT_ROW table -> blocks of it: at most 64 MB of sources, 16 files and 1/(8 x CPUs) of all bytes each, largest first.
+def blocks(units: pa.Table, cpus: float, grain: int = 1) -> Iterator[pa.Table]:
+    """UNIT_ROW table -> blocks of it: at most `grain` times 64 MB of sources and 16 files, and 1/(8 x CPUs) of all bytes each,
+    largest first.
 
     Largest first, so that what is left at the end is small and all cores end together.
     """
@@ -84,10 +93,10 @@ def blocks(units: pa.Table, cpus: float) -> Iterator[pa.Table]:
     weights = unit_bytes(units)
     order = np.argsort(-weights, kind="stable")
     units, weights = units.take(pa.array(order)).combine_chunks(), weights[order]
-    limit = min(BLOCK_BYTES, max(1.0, weights.sum() / (BLOCKS_PER_CPU * max(1.0, cpus))))
+    limit = min(grain * BLOCK_BYTES, max(1.0, weights.sum() / (BLOCKS_PER_CPU * max(1.0, cpus))))
     begin, held = 0, 0.0
     for row, weight in enumerate(weights):
-        if row > begin and (held + weight > limit or row - begin >= BLOCK_FILES):
+        if row > begin and (held + weight > limit or row - begin >= grain * BLOCK_FILES):
             yield units.slice(begin, row - begin)
             begin, held = row, 0.0
         held += weight

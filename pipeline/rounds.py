@@ -70,10 +70,10 @@ class _Turn:
     is_alone: bool = False  # each in a task of its own
     is_lonely: bool = False  # and one after the other
 
-    def blocks(self, cpus: float) -> Iterable[pa.Table]:
+    def blocks(self, cpus: float, grain: int) -> Iterable[pa.Table]:
         if self.is_alone:
             return (self.units.slice(row, 1) for row in range(self.units.num_rows))
-        return plan.blocks(self.units, cpus)
+        return plan.blocks(self.units, cpus, grain)
 
     def steps(self, steps: Sequence[Step]) -> list[Step]:
         """A batch of rows never holds two units that are to be alone: a table by itself comes from one unit."""
@@ -97,9 +97,11 @@ class Rounds:
         on_receipts: Callable[[pa.Table], None],
         tick: Callable[[], None],
         tell: Callable[[str], None],
+        grain: int = 1,
     ) -> None:
         self._session, self._steps, self._root, self._cpus = session, steps, root, cpus
         self._deadlines, self._on_receipts, self._tick, self._tell = deadlines, on_receipts, tick, tell
+        self._grain = grain
         self._number = 0
         self._deaths: dict[str, int] = {}  # of suspects, when they were alone
         self.took: dict[str, Took] = {}  # by step, of the rounds that came to their end
@@ -151,8 +153,10 @@ class Rounds:
         """
         from ray.exceptions import RayError
 
-        blocks, steps = turn.blocks(self._cpus), turn.steps(self._steps)
-        data = dataset(blocks, steps, self._root, self._session.run_id, self._number, one_by_one=turn.is_lonely)
+        blocks, steps = turn.blocks(self._cpus, self._grain), turn.steps(self._steps)
+        data = dataset(
+            blocks, steps, self._root, self._session.run_id, self._number, one_by_one=turn.is_lonely, grain=self._grain
+        )
         nodes, receipts, came = alive_nodes(), Receipts(data), False
         last_receipt_s = time.monotonic()
         try:

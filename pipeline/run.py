@@ -187,7 +187,7 @@ class _Run:
             root, limits, tell = self._store.root, self._deadlines(), self._progress.note
             # Blocks are cut for the cluster that may become of this one: few large ones would leave new machines nothing to do.
             cpus = total_cpus(cluster.at_most())
-            rounds = Rounds(self._session, steps, root, cpus, limits, received, publisher.tick, tell)
+            rounds = Rounds(self._session, steps, root, cpus, limits, received, publisher.tick, tell, sizing.grain)
             try:
                 rounds.run()
             except (StoppedEarly, KeyboardInterrupt):

@@ -31,6 +31,13 @@ def test_a_cluster_with_gpus_gets_one_actor_for_each() -> None:
     assert (sizing.actors_min, sizing.actors_max) == (4, 4)
 
 
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "grain"), [(2, 0, 1), (128, 0, 1), (129, 0, 2), (64, 8, 1), (256, 9, 2), (2000, 32, 4), (9000, 500, 8)]
+)
+def test_the_larger_the_cluster_the_coarser_its_blocks_and_batches(cpus: float, gpus: float, grain: int) -> None:
+    assert size(ResourcesConfig(), ClusterSize(cpus, gpus, nodes=1)).grain == grain
+
+
 def test_halves_of_a_gpu_make_twice_the_actors() -> None:
     sizing = size(ResourcesConfig(gpus_per_actor=0.5), ClusterSize(cpus=64, gpus=4, nodes=4))
     assert sizing.actors_max == 8
