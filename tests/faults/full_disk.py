@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -151,6 +152,7 @@ def _on_small_disk(folder: Path, kind: str, writes: Sequence[int]) -> list[Attem
     ballast = folder / "ballast"
 
     def fill(pages_left: int) -> bool:
+        gc.collect()  # files that are removed but still open somewhere give their pages back now, and not in the middle of it
         with open(ballast, "wb", buffering=0) as file:
             try:
                 while file.write(bytes(PAGE_BYTES)):
