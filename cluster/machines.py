@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPUINFO = Path("/proc/cpuinfo")
 _ACCELERATOR = "accelerator_type:"  # how Ray's resources begin that name a kind of GPU
 # `GPU 0: NVIDIA L4 (UUID: ...)`, `GPU 0: Tesla V100-SXM2-16GB (UUID: ...)`: the part that Ray calls the accelerator_type
 _GPU_LINE = re.compile(r"GPU \d+: \w+ ((?:[A-Z]+ )*[A-Z0-9]*\d[A-Z0-9]*)")
@@ -114,6 +115,17 @@ def _cpus(quota: Path) -> float:
     except (OSError, ValueError):
         return float(bound)
     return float(bound if used_us == "max" else max(1, min(bound, int(used_us) // int(period_us))))
+
+
+def multiplies_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether this machine's CPUs have instructions that multiply matrices of bfloat16 (Intel's AMX): models are then several
+    times faster in it. False where nothing says so.
+    """
+    try:
+        flags = next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return False
+    return "amx_bf16" in flags.split()
 
 
 def _gpu_lines() -> list[str]:

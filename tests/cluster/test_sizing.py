@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.machines import ClusterSize, Group, Machine, from_ray
+from cluster.machines import ClusterSize, Group, Machine, from_ray, multiplies_bfloat16
 from cluster.sizing import Sizing, decoders, expected, size, this_machine
 from schemas.config import ResourcesConfig
 from schemas.errors import BadRequest
@@ -222,3 +222,18 @@ def test_a_container_counts_the_cpus_that_it_may_use(tmp_path: Path) -> None:
     for text, cpus in (("max 100000", bound), ("50000 100000", 1), (f"{100 * 10**5} 100000", bound)):
         quota.write_text(text + "\n")
         assert this_machine(quota).cpus == cpus
+
+
+@pytest.mark.parametrize(
+    ("text", "does"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n", True),
+        ("flags\t\t: fpu avx512_bf16\n", False),
+        ("", False),
+    ],
+)
+def test_a_cpu_that_multiplies_bfloat16_is_known_by_its_flags(tmp_path: Path, text: str, does: bool) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(text)
+    assert multiplies_bfloat16(cpuinfo) is does
+    assert not multiplies_bfloat16(tmp_path / "of another system")

@@ -57,6 +57,16 @@ def test_a_plan_names_the_steps_with_what_they_ask_for(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.to_json()))["device"] == "cpu"
 
 
+def test_a_plan_says_where_models_would_be_faster_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = make_archive(tmp_path / "archive")
+    for cpu_has_it in (True, False):
+        monkeypatch.setattr("pipeline.forecast.multiplies_bfloat16", lambda has=cpu_has_it: has)
+        lines = forecast(archive, tmp_path / "out").lines()
+        assert any("resources.dtype=bfloat16" in line for line in lines) is cpu_has_it
+        assert forecast(archive, tmp_path / "out", "resources.dtype=float32").hint is None
+        assert forecast(archive, tmp_path / "out", "classify=[]", "embed=[]", "caption=[]").hint is None
+
+
 def test_a_limit_and_an_empty_folder(tmp_path: Path) -> None:
     assert forecast(make_archive(tmp_path / "archive"), tmp_path / "out", request=Request(limit=2)).due == 2
     (tmp_path / "empty").mkdir()
