@@ -21,6 +21,11 @@ from tests.pipeline import tables as made
 HERE = ClusterSize.of([Machine(4.0)])
 
 
+@pytest.fixture(autouse=True)
+def cpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.forecast.multiplies_bfloat16", lambda: False)
+
+
 def forecast(
     archive: Path,
     output: Path,
