@@ -9,10 +9,11 @@ import sys
 from benchmarks.peers.task import FRAMES, WINDOW_S, arguments
 
 
-def main() -> None:
+def main(effort: str = "exact") -> None:
     args = arguments()
     config = args.output.parent / "job.yaml"
-    job = {"clips": {"split": "fixed", "max_s": WINDOW_S}, "embed": {"model": str(args.checkpoint), "frames": FRAMES}}
+    clips = {"split": "fixed", "max_s": WINDOW_S, "effort": effort}
+    job = {"clips": clips, "embed": {"model": str(args.checkpoint), "frames": FRAMES}}
     config.write_text(json.dumps(job))
     command = ["run", "--input", str(args.videos), "--output", str(args.output), "--config", str(config)]
     os.execv(sys.executable, [sys.executable, "-m", "pipeline", *command])
