@@ -21,7 +21,7 @@ _FLAT_RANGE, _FLAT_SPREAD = 8.0, 3.0  # codes: range of the blocks, standard dev
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """`luma` uint8 (about 45, 160), `chroma` uint8 (2, about 22, 40), `coarse` float32 (blocks,): means of blocks of both.
+    """`luma` uint8 (about 32, 113), `chroma` uint8 (2, about 22, 40), `coarse` float32 (blocks,): means of blocks of both.
 
     `change` is the distance to the picture before, codes; 0 for the first of a stream. `is_flat`: it is of one plain colour,
     as black, white, or what stands between two scenes.

@@ -20,7 +20,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from schemas.errors import BadVideo, ErrorCode
 
-LUMA_AREA = 160 * 90  # samples to aim for, of which every other row is taken
+LUMA_AREA = 113 * 64  # samples to aim for, of which every other row is taken
 CHROMA_AREA = 40 * 22
 _BLACK, _WHITE = 16, 235  # of limited ("MPEG") range
 _NEUTRAL = 128
@@ -32,7 +32,7 @@ _local = threading.local()
 class Planes:
     """Small planes of a frame, uint8, or of several alike ones, along a first axis.
 
-    `luma` is (..., rows, columns), about 45 x 160 of a 16:9 frame, no more than the frame has: samples are twice as close
+    `luma` is (..., rows, columns), about 32 x 113 of a 16:9 frame, no more than the frame has: samples are twice as close
     along a row as across rows, since what a row costs is the memory it touches. `u` and `v` are alike in shape, about
     22 x 40, 128 where the frame has no colour. Values are the codes of the stream: `black` and `white` are the codes that
     stand for black and white (16 and 235, or 0 and 255 at full range). `change` is filled by `in_sequence`.
