@@ -22,8 +22,9 @@ MEASURED = Measured(
 def test_an_archive_is_counted_in_whole_parts_and_blocks() -> None:
     archive = Amounts.of(ASSUMED)
     assert (archive.clips, archive.videos, archive.epochs) == (360_000, 6000, 10)
-    assert archive.parts == 360_000 / 32
-    assert Amounts.of(replace(ASSUMED, nodes=64, gpus=8)).parts == 360_000 / 256  # batches grow with the cluster
+    assert archive.parts == 6000 + 360_000 / 32
+    assert Amounts.of(replace(ASSUMED, nodes=64, gpus=8)).parts == 6000 + 360_000 / 256  # batches grow with the cluster
+    assert Amounts.of(replace(ASSUMED, video_minutes=30)).parts == 2000 * 3 + 360_000 / 32  # of three units each
     assert archive.blocks == 6000 * 39  # 167 MB of a video are 40 blocks of 4 MB
 
 
@@ -36,7 +37,7 @@ def test_what_takes_longest_comes_first() -> None:
     assert hours["the driver"] == pytest.approx(0.1)
     assert hours["publishing"] == pytest.approx(360_000 / 2000 / 3600)
     assert hours["the network"] == pytest.approx(1000 * 8 / 20 / 3600)
-    assert hours["the store, staging parts"] == hours["clearing away parts"] == pytest.approx(11_250 / 100 / 3600)
+    assert hours["the store, staging parts"] == hours["clearing away parts"] == pytest.approx(17_250 / 100 / 3600)
     assert wall_hours(found) == pytest.approx(hours["GPUs"] + hours["clearing away parts"])
 
 
@@ -47,7 +48,7 @@ def test_a_faster_captioner_leaves_the_cores_to_hold_it_up() -> None:
 def test_requests_follow_videos_parts_and_epochs() -> None:
     found = dict(requests_of(ASSUMED, MEASURED))
     assert found["reading sources"]["get"] == 6000 * 2 + 6000 * 39
-    assert found["staged parts"] == {"list": 11.25, "get": 22_500, "put": 11_261.25, "delete": 11_250}
+    assert found["staged parts"] == {"list": 17.25, "get": 34_500, "put": 17_267.25, "delete": 17_250}
     assert found["reading sources"]["list"] == 6
     assert found["epochs, log and tables"]["put"] == pytest.approx(10 + 360_000 * 1000 / (16 << 20))
 
