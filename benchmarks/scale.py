@@ -23,7 +23,7 @@ from benchmarks.sampler import DRIVER, MODELS, TASKS
 from cluster.machines import ClusterSize, Machine
 from cluster.sizing import size
 from pipeline.plan import STAGED_ROWS
-from schemas.config import ClipsConfig, ResourcesConfig
+from schemas.config import LimitsConfig, ResourcesConfig
 
 PAGE = ROOT / "docs" / "scale.md"
 MARKS = ("<!-- reckoning -->", "<!-- end of reckoning -->")
@@ -97,7 +97,7 @@ class Amounts:
         blocks = math.ceil(assumed.gb_an_hour * 1e9 * assumed.video_minutes / 60 / BLOCK_BYTES)
         cluster = ClusterSize.of([Machine(assumed.cores, assumed.gpus)] * assumed.nodes)
         staged_rows = STAGED_ROWS * size(ResourcesConfig(), cluster).grain
-        units = videos * math.ceil(assumed.video_minutes * 60 / ClipsConfig().unit_s)
+        units = videos * math.ceil(assumed.video_minutes * 60 / LimitsConfig().unit_s)
         parts = units + clips / staged_rows  # a part is of one unit, and of one batch: a batch ends within a unit
         return cls(clips, videos, parts, clips / assumed.epoch_clips, videos * (blocks - 1))
 
