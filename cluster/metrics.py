@@ -14,14 +14,13 @@ Three ways of Ray 2.60 that shape this module, all measured:
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
 import socket
 import sys
 import threading
 from collections import Counter as Amounts
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -279,22 +278,3 @@ class Board:
             for ((metric, labels), value), times in observed.items():
                 for _ in range(times):
                     self._sink.record(metric, value, dict(labels))
-
-
-@contextlib.contextmanager
-def repeated(work: Callable[[], None], every_s: float = EXPORT_S) -> Iterator[None]:
-    """Does some work from a thread of its own while the block runs, and once more at its end."""
-    over = threading.Event()
-
-    def loop() -> None:
-        while not over.wait(every_s):
-            work()
-
-    thread = threading.Thread(target=loop, name="metrics", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        work()

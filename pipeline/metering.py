@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import version
 
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 
 from cluster import metrics
 from cluster.metrics import Board, Metric, Sink
+from cluster.repeated import repeated
 from pipeline.events import Committed, Event, Expected, GivenUp, Listed, Opened, Planned, Received, Rejected
 from pipeline.intake import Delta
 from schemas.errors import DEFERRING
@@ -163,9 +163,14 @@ class RunMeter:
         now_s = self._clock()
         board.put(metrics.OLDEST_UNPUBLISHED_S, now_s - min((since_s for since_s, _ in groups), default=now_s))
 
-    def exporting(self, every_s: float = metrics.EXPORT_S) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def exporting(self, every_s: float = metrics.EXPORT_S) -> Iterator[None]:
         """Exports now and then, and at the end."""
-        return metrics.repeated(self.export, every_s)
+        try:
+            with repeated(self.export, every_s, "metrics"):
+                yield
+        finally:
+            self.export()
 
 
 # --- workers ---
@@ -176,7 +181,7 @@ class WorkerMeter:
 
     def __init__(self, sink: Sink | None = None, every_s: float = metrics.EXPORT_S) -> None:
         self._board = Board(sink)
-        self._exporting = metrics.repeated(self.export, every_s)
+        self._exporting = repeated(self.export, every_s, "metrics")
         self._exporting.__enter__()  # never left: Ray ends its workers without asking
 
     @contextlib.contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from cluster.attach import attached
 from cluster.machines import ClusterSize, total_cpus
 from cluster.metrics import check_port
+from cluster.repeated import repeated
 from cluster.sizing import Sizing, expected, size, this_machine
 from pipeline import lease, measured, plan
 from pipeline.events import Listed, Observer, told_to
@@ -32,9 +33,11 @@ from pipeline.summary import RunResult
 from schemas.config import JobConfig
 from schemas.entries import Entry
 from stages.discover import Discovery
+from stages.memory import return_freed_memory, trim_memory
 from stages.storage import StorageUnavailable, Store
 from stages.units import units_of
 
+TRIM_S = 5.0  # from one return of freed memory to the next
 UNIT_GRACE, UNIT_GRACE_S = 1.25, 15.0  # what becomes of a unit's deadline until its worker is really gone, and noticed
 
 
@@ -85,27 +88,20 @@ def run(
         session = Session.open(store, config, entries, retry_failed=request.retry_failed, observe=observe)
         stack.enter_context(_renewed(session))
         stack.enter_context(meter.exporting())
+        return_freed_memory()
+        stack.enter_context(repeated(trim_memory, TRIM_S, "memory"))
         return _Run(config, entries, request, progress, parts, store, session, cluster, began_s, observe, meter).result()
 
 
-@contextlib.contextmanager
-def _renewed(session: Session) -> Iterator[None]:
+def _renewed(session: Session) -> AbstractContextManager[None]:
     """Renews the lease from a thread of its own, so that no wait of the driver lets it lapse."""
-    over = threading.Event()
 
     def renew() -> None:
-        while not over.wait(lease.RENEW_S):
-            # A store that does not answer now may answer in time for the next one; if not, the run was not alive either.
-            with contextlib.suppress(StorageUnavailable):
-                session.renew_lease()
+        # A store that does not answer now may answer in time for the next one; if not, the run was not alive either.
+        with contextlib.suppress(StorageUnavailable):
+            session.renew_lease()
 
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return repeated(renew, lease.RENEW_S, "lease")
 
 
 class _Run:

@@ -12,6 +12,7 @@ import pyarrow as pa
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MMAP_BYTES = 32 << 20  # the most that glibc allows
 _KEPT_BYTES = 512 << 20
+_LARGE_BYTES = 128 << 10
 _capped_process: int | None = None
 
 
@@ -43,6 +44,23 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Has malloc give freed memory back to the kernel as soon as it can (glibc; elsewhere nothing): for a process that holds
+    much for a long time, and little at the end. `trim_memory` returns what lies between things in use.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)  # left alone, glibc raises it up to 32 MB, and then keeps what is freed
+        mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)
+
+
+def trim_memory() -> None:
+    """Gives free pages back to the kernel (glibc; elsewhere nothing). Takes milliseconds."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _data_bytes() -> int:

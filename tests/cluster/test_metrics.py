@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from cluster import metrics
-from cluster.metrics import METRICS, RAY_LABELS, Board, Kind, Metric, ToRay, repeated
+from cluster.metrics import METRICS, RAY_LABELS, Board, Kind, Metric, ToRay
 from pipeline import settings
 from pipeline.flow import Receipts, dataset
 from pipeline.plan import Step
@@ -144,20 +144,6 @@ def test_figures_added_from_threads_while_others_go_out_are_all_counted() -> Non
         board.export()
     board.export()
     assert sink.value(metrics.STORAGE_RETRIES) == 2000
-
-
-def test_work_is_repeated_while_a_block_runs_and_done_once_more_at_its_end() -> None:
-    times, twice, before = [0], threading.Event(), set(threading.enumerate())
-
-    def work() -> None:
-        times[0] += 1
-        if times[0] == 2:
-            twice.set()
-
-    with repeated(work, every_s=0.001):
-        assert twice.wait(30)
-    assert times[0] >= 3
-    assert set(threading.enumerate()) <= before
 
 
 # --- Ray ---
