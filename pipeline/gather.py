@@ -256,9 +256,9 @@ def _parts(units: Sequence[UnitEnd], found: Outcome) -> Iterator[Row]:
         for receipt in unit.receipts if found.published else ():
             if receipt["clips"]:
                 rows = receipt["first_row"], receipt["last_row"]
-                name = part_name(unit_id(receipt["video_id"], receipt["unit"]), receipt["attempt"], *rows)
+                name = part_name(unit_id(unit.source["video_id"], unit.source["unit"]), receipt["attempt"], *rows)
                 yield {
-                    "video_id": receipt["video_id"], "part": name, "attempt": receipt["attempt"],
+                    "video_id": unit.source["video_id"], "part": name, "attempt": receipt["attempt"],
                     "first_row": rows[0], "last_row": rows[1], "first_index": first_index, "publish": sorted(found.published),
                 }  # fmt: skip
         first_index += unit.clips

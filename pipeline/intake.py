@@ -31,6 +31,7 @@ class Delta:
 
 
 MERGE_TABLES = 64
+_FIGURES = [name for name in RECEIPT.names if name not in UNIT_ROW.names]  # of a receipt, beside what its unit says itself
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class Intake:
 
     def __init__(self, accept_unknown: bool = False) -> None:
         self._accept_unknown = accept_unknown
+        self._kept = RECEIPT.names if accept_unknown else _FIGURES
         self._units: dict[str, _Unit] = {}
         self._over: dict[str, int] = defaultdict(int)  # video_id -> its units that are over
         self._ready: dict[str, int] = {}  # video_id -> its units, for videos of which all are over
@@ -99,7 +101,7 @@ class Intake:
 
     def receive(self, receipts: pa.Table) -> Delta:
         """Takes RECEIPT rows in; tells what they completed."""
-        held = self._hold(_copied(conform(receipts, RECEIPT)))
+        held = self._hold(_copied(conform(receipts, RECEIPT).select(self._kept)))
         delta = Delta()
         attempts, counts = receipts["attempt"].to_pylist(), receipts["units"].to_pylist()
         for row, (name, part) in enumerate(zip(_names(receipts), _parts(receipts, held), strict=True)):
@@ -165,7 +167,7 @@ class Intake:
         units = {name: self._units[name] for own in names.values() for name in own}
         sources = _rows([(unit.held, unit.row) for unit in units.values()], UNIT_ROW.names)
         parts = [(part.held, part.row) for unit in units.values() for part in unit.chosen or ()]
-        receipts = iter(_rows(parts, RECEIPT.names))
+        receipts = iter(_rows(parts, _FIGURES))
         found = {
             name: UnitEnd(source, [next(receipts) for _ in unit.chosen or ()], unit.given_up, unit.tries)
             for source, (name, unit) in zip(sources, units.items(), strict=True)

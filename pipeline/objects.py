@@ -19,6 +19,8 @@ from stages.storage import Store
 GROUP_ROWS = 100_000
 GROUP_BYTES = 128 << 20
 CHUNK_BYTES = 8 << 20
+# The ledger has many columns and few bytes a row, and is written by the driver, which holds a page of each meanwhile.
+_PAGE_BYTES = {"videos": 16 << 10}
 # Columns of few distinct values, or of values that stand in runs: everything but text, vectors and measured numbers.
 _DICTIONARY = {
     "videos": ["status", "error_code", "error_stage", "container", "codec", "run_id"],
@@ -94,7 +96,11 @@ class RowWriter:
         self._key, self._schema = key, TABLES[table].schema
         self._sink = Hashing(file)
         self._writer = pq.ParquetWriter(
-            schema=self._schema, where=self._sink, compression="zstd", use_dictionary=_DICTIONARY[table]
+            schema=self._schema,
+            where=self._sink,
+            compression="zstd",
+            use_dictionary=_DICTIONARY[table],
+            data_page_size=_PAGE_BYTES.get(table),
         )
         self._held: list[pa.Table] = []
         self._held_rows = self._held_bytes = self.rows = 0

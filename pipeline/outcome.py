@@ -35,7 +35,9 @@ class Trouble:
 
 @dataclass(frozen=True)
 class UnitEnd:
-    """A unit that is over: receipts (RECEIPT rows as dicts) of the one attempt that counts, or why it was given up."""
+    """A unit that is over: receipts of the one attempt that counts (RECEIPT rows as dicts, without what `source` says), or why
+    it was given up.
+    """
 
     source: Row  # its UNIT_ROW columns
     receipts: Sequence[Row] = ()
