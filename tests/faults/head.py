@@ -60,13 +60,17 @@ def running_address() -> str:
     return address
 
 
-def caught(step: str, is_alive: Callable[[], bool], skip: int = 0) -> Note:
-    """Waits for a worker that is just at work in a step, letting `skip` others pass; AssertionError where none comes."""
+def caught(step: str, archive: str, is_alive: Callable[[], bool], skip: int = 0) -> Note:
+    """Waits for a worker that is just at work in a step on videos of `archive` (other runs may be here, too), letting `skip`
+    pass; AssertionError where none comes.
+    """
     seen: set[tuple[int, float]] = set()
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
         for _, note in worknotes.read("*"):
-            if note.step == step and note.state == "working" and not note.owner.is_gone():
+            if note.step != step or note.state != "working" or not all(unit.uri.startswith(archive) for unit in note.units):
+                continue
+            if not note.owner.is_gone():
                 if len(seen | {(note.owner.pid, note.since)}) > skip:
                     return note
                 seen.add((note.owner.pid, note.since))

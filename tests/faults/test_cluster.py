@@ -99,7 +99,7 @@ def publishing(spec: Spec, is_alive: Callable[[], bool], skip: int) -> int:
 
 
 def at(step: str) -> Busy:
-    return lambda _, is_alive, skip: caught(step, is_alive, skip).owner.pid
+    return lambda spec, is_alive, skip: caught(step, spec.input, is_alive, skip).owner.pid
 
 
 # what dies -> whether the run has a model, which part is slow, who is caught, how many others are let pass first
@@ -132,7 +132,11 @@ def node_lost(kind: str, rng: random.Random, archive: str, folder: Path) -> tupl
         nodes.grow(2)
         slow = {"decode_pause_s": PAUSE_S, "model_pause_s": PAUSE_S}
         spec = spec_of(archive, folder, nodes.address, step == "embed", **slow)
-        return ended(spec.start(**PIPES), lambda is_alive: nodes.lose(caught(step, is_alive, rng.randrange(8)).node)), spec
+
+        def lose(is_alive: Callable[[], bool]) -> None:
+            nodes.lose(caught(step, archive, is_alive, rng.randrange(8)).node)
+
+        return ended(spec.start(**PIPES), lose), spec
 
 
 @pytest.mark.usefixtures("ray_session")
