@@ -29,14 +29,11 @@ _QUIET_ENV = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what Ray prints of workers that die; read when Ray is imported
     "TOKENIZERS_PARALLELISM": "false",
 }
-# How long a cluster is waited for: to accept a connection, to answer as Ray, and the whole probe with the start of Python.
+# How long a cluster is waited for: to accept a connection, to answer as Ray (and once more, as its head may be busy), and the
+# whole probe with the start of Python.
 _CONNECT_S = 5.0
-_PROBE_ENV = {
-    "RAY_py_gcs_connect_timeout_s": "4",
-    "RAY_gcs_rpc_server_connect_timeout_s": "2",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
-_PROBE_S = 60.0
+_ANSWER_S = (4, 20)
+_PROBE_S = 90.0
 UNLIMITED = 1000  # machines of a group that has no limit, for what has to be a number
 SUBMIT_HINT = "clipmill submit --address http://HEAD:8265 sends the run to a cluster from any machine"
 
@@ -92,17 +89,26 @@ def check_attachable(address: str) -> None:
         except OSError as error:
             why = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
             raise BadRequest(f"--address {address}: nothing to attach to ({why})") from error
-    if trouble := told(_asked(address)):
+    answer: Answer = {}
+    for answer_s in _ANSWER_S:
+        answer = _asked(address, answer_s)
+        if answer.get("trouble") != "silent":
+            break
+    if trouble := told(answer):
         raise BadRequest(f"--address {address}: {trouble}")
 
 
-def _asked(address: str) -> Answer:
+def _asked(address: str, answer_s: int) -> Answer:
+    """What the probe says of a cluster that has `answer_s` to answer."""
     program = Path(__file__).with_name("probe.py")
+    env = os.environ | {
+        "RAY_py_gcs_connect_timeout_s": str(answer_s),
+        "RAY_gcs_rpc_server_connect_timeout_s": str(answer_s // 2),
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+    }
     command = [sys.executable, "-P", str(program), address]  # -P: nothing of the caller's folder is imported
     try:
-        done = subprocess.run(
-            command, env=os.environ | _PROBE_ENV, capture_output=True, text=True, timeout=_PROBE_S, check=False
-        )
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_PROBE_S, check=False)
     except subprocess.TimeoutExpired:
         return {"trouble": "silent"}
     try:
@@ -118,7 +124,10 @@ def told(answer: Answer) -> str | None:
         case "no cluster":
             return f"{answer.get('said')}; give the head's HOST:PORT"
         case "silent":
-            return "what answers there is no Ray cluster; give the head's HOST:PORT, as `ray start --head --port` had it"
+            return (
+                "what answers there is no Ray cluster, or its head is too busy to say so; give the head's HOST:PORT, as "
+                "`ray start --head --port` had it"
+            )
         case "crash":
             return f"Ray's client ended without an answer ({answer.get('said') or 'not a word'})"
         case "token":

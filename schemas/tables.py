@@ -121,7 +121,12 @@ CLIPS = Table(
             field("height", pa.int32(), "pixels of the video, upright", null=False),
             field("fps", pa.float64(), "mean frames per second of the clip, of what decoded"),
             field("frame_times_s", pa.list_(pa.float64()), "times of the frames kept for the models, seconds", null=False),
-            field("motion", pa.float32(), "mean absolute luma change between frames, 0 to 1; 0: frozen"),
+            field(
+                "motion",
+                pa.float32(),
+                "mean absolute luma change between frames (above 20 a second, every second one), 0 to 1; 0: frozen; "
+                "null: too few frames",
+            ),
             field("brightness", pa.float32(), "mean luma, 0 (black) to 1 (white)"),
             field("contrast", pa.float32(), "standard deviation of luma within a frame, mean over frames, 0 to 0.5"),
             field("sharpness", pa.float32(), "mean absolute luma difference of neighbouring pixels, 0 to 1"),

@@ -14,36 +14,20 @@ So where a clip ends may show only min_s after its end. Until then all the clips
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import av
-import numpy as np
 
 from schemas.config import ClipsConfig
-from stages.planes import Planes, strips
-from stages.quality import mean_motion, motions
+from stages.looks import Detector, Look, Looks, Seen
+from stages.quality import mean_motion
 from stages.sample import Sampler, candidates_of
-from stages.shots import HANDFUL, Cut, ShotDetector
+from stages.shots import ShotDetector
 
 Boundary = Literal["start", "cut", "gradual", "length", "unit"]
 _TOLERANCE_S = 1e-6
-
-
-class Detector(Protocol):
-    """What finds shots: see `stages.shots.ShotDetector`."""
-
-    @property
-    def settled_s(self) -> float:
-        """No cut will be reported at a time before this."""
-
-    def push(self, frames: Planes, times_s: Sequence[float]) -> list[Cut]:
-        """Takes up to HANDFUL frames of one kind, in sequence; cuts that are certain now."""
-
-    def finish(self) -> list[Cut]:
-        """Cuts still open at the end."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +51,23 @@ class Draft:
 class _Growing:
     """A clip from its first frame on."""
 
-    __slots__ = ("_motion_pairs", "_motion_total", "_sampler", "boundary", "frames_seen", "start_s")
+    __slots__ = ("_looked", "_motion_pairs", "_motion_total", "_sampler", "boundary", "frames_seen", "start_s")
 
     def __init__(self, start_s: float, boundary: Boundary, capacity: int) -> None:
         self.start_s = start_s
         self.boundary = boundary
         self.frames_seen = 0
         self._sampler = Sampler(capacity)
+        self._looked = False  # at any of its frames
         self._motion_total = 0
         self._motion_pairs = 0
 
-    def push(self, time_s: float, frame: av.VideoFrame, motion: int | None) -> None:
-        if motion is not None and self.frames_seen:  # the first frame's change is that of the cut
-            self._motion_total += motion
-            self._motion_pairs += 1
+    def push(self, time_s: float, frame: av.VideoFrame, look: Look | None) -> None:
+        if look is not None:
+            if look.motion is not None and self._looked:  # the first change is that of the cut
+                self._motion_total += look.motion
+                self._motion_pairs += 1
+            self._looked = True
         self.frames_seen += 1
         self._sampler.push(time_s, frame)
 
@@ -115,13 +102,13 @@ class _Shot:
     def start_s(self) -> float:
         return self.whole.start_s
 
-    def push(self, time_s: float, frame: av.VideoFrame, motion: int | None) -> None:
+    def push(self, time_s: float, frame: av.VideoFrame, look: Look | None) -> None:
         if self.full is None or self.half is None:  # with both, the shot is cut at one of them
-            self.whole.push(time_s, frame, motion)
+            self.whole.push(time_s, frame, look)
         if self.half is not None:
-            self.half.push(time_s, frame, motion)
+            self.half.push(time_s, frame, look)
         if self.full is not None:
-            self.full.push(time_s, frame, motion)
+            self.full.push(time_s, frame, look)
 
     def second_half(self) -> _Shot:
         """What is left when the shot is cut at `half`; where that is still too long, it is cut at `full`."""
@@ -136,63 +123,31 @@ class _Shot:
 
 
 class Clipper:
-    """Frames in, clips out: `push` every frame of a unit in order, then `finish`. Both give the clips that are certain."""
+    """Frames in, clips out: `push` all frames of a unit in order, then `finish`. Both give the clips that are certain."""
 
     def __init__(self, config: ClipsConfig, first: Boundary, detector: Detector | None = None) -> None:
         self._min_s = 0.0 if config.split == "none" else config.min_s
         self._max_s = float("inf") if config.split == "none" else config.max_s
         self._first = first
-        self._detector: Detector | None = None
-        if config.split == "shots":
-            self._detector = detector if detector is not None else ShotDetector()
-        self._last_luma: np.ndarray | None = None
-        self._fresh: list[tuple[float, av.VideoFrame]] = []
-        self._waiting: deque[tuple[float, av.VideoFrame, int | None]] = deque()
-        self._cuts: deque[Cut] = deque()
+        self._looks = Looks(None if config.split != "shots" else ShotDetector() if detector is None else detector)
         self._capacity = 0
         self._before: _Shot | None = None  # ended by a cut, but the rest may turn out too short to stand alone
         self._before_drafts: list[Draft] = []  # what it is if they do
         self._shot: _Shot | None = None
 
-    def push(self, time_s: float, frame: av.VideoFrame) -> list[Draft]:
-        """Takes a frame; clips in order."""
-        fresh = self._fresh
-        fresh.append((time_s, frame))
-        return self._look() if len(fresh) >= HANDFUL else []
-
-    def _look(self) -> list[Draft]:
-        """Looks at the frames that came since the last time; the clips that are certain then.
-
-        In one go, since between two decoded frames every line of this code has left the CPU's caches.
-        """
-        waiting, detector = self._waiting, self._detector
-        for times_s, frames, small in strips(self._fresh, self._last_luma):
-            waiting.extend(zip(times_s, frames, motions(small), strict=True))
-            self._last_luma = small.luma[-1]
-            if detector is not None:
-                self._cuts.extend(detector.push(small, times_s))
-        self._fresh.clear()
-        settled_s = waiting[-1][0] if detector is None else detector.settled_s
-        drafts: list[Draft] = []
-        while len(waiting) > 1 and waiting[0][0] < settled_s:
-            item = waiting.popleft()
-            drafts += self._advance(*item, waiting[0][0])
-        return drafts
+    def push(self, burst: Sequence[tuple[float, av.VideoFrame]]) -> list[Draft]:
+        """Takes the next frames, with their times in seconds; clips in order."""
+        return [draft for seen in self._looks.push(burst) for draft in self._advance(seen)]
 
     def finish(self, end_s: float) -> Iterator[Draft]:
         """The unit's end, after which nothing may be pushed: the clips still open, the last one ending at `end_s`."""
-        if self._fresh:
-            yield from self._look()
-        if self._detector is not None and self._waiting:
-            self._cuts.extend(self._detector.finish())
-        while self._waiting:
-            item = self._waiting.popleft()
-            yield from self._advance(*item, self._waiting[0][0] if self._waiting else end_s)
+        for seen in self._looks.finish(end_s):
+            yield from self._advance(seen)
         yield from self._finish_shot(end_s)
 
-    def _advance(self, time_s: float, frame: av.VideoFrame, motion: int | None, next_s: float) -> list[Draft]:
-        """Takes a frame of which it is certain whether a shot begins with it, and which lasts until `next_s`."""
-        kind = self._cut_at(time_s)
+    def _advance(self, seen: Seen) -> list[Draft]:
+        """Takes a frame; the clips that are certain with it."""
+        time_s, frame, look, begins, next_s = seen
         shot = self._shot
         drafts: list[Draft] = []
         if shot is None:
@@ -201,24 +156,18 @@ class Clipper:
         else:
             drafts += self._settle(shot, time_s)
             shot = self._shot or shot
-            if kind is not None and time_s - shot.start_s >= self._min_s - _TOLERANCE_S:
+            if begins is not None and time_s - shot.start_s >= self._min_s - _TOLERANCE_S:
                 drafts += self._end_shot(shot, time_s)
-                shot = self._shot = self._new(time_s, kind)
+                shot = self._shot = self._new(time_s, begins)
             else:
                 self._mark(shot, time_s, next_s)
-        shot.push(time_s, frame, motion)
+        shot.push(time_s, frame, look)
         if self._before is not None:
-            self._before.push(time_s, frame, motion)
+            self._before.push(time_s, frame, look)
         return drafts
 
     def _new(self, time_s: float, boundary: Boundary) -> _Shot:
         return _Shot(_Growing(time_s, boundary, self._capacity))
-
-    def _cut_at(self, time_s: float) -> Boundary | None:
-        kind: Boundary | None = None
-        while self._cuts and self._cuts[0].time_s <= time_s + _TOLERANCE_S:
-            kind = self._cuts.popleft().kind
-        return kind
 
     def _settle(self, shot: _Shot, time_s: float) -> list[Draft]:
         """What is certain now that the unit goes on to `time_s`."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, BinaryIO
 
+import av
 import numpy as np
 import pyarrow as pa
 
@@ -31,14 +32,36 @@ from stages.watchdog import Watchdog
 FLUSH_CLIPS = 16
 FLUSH_BYTES = 32 << 20  # of kept frames
 _FRAMES = CLIP_ROW.get_field_index("frames")
+_NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
 Row = dict[str, Any]
 Open = Callable[[str, int | None, str | None, datetime | None], BinaryIO]
 Check = Callable[[str, int | None, str | None, datetime | None], None]
 
 
 @dataclass
+class _Clips:
+    """Rows with the kept frames of each, not yet a table."""
+
+    rows: list[Row] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, row: Row, frames: np.ndarray) -> None:
+        self.rows.append(row)
+        self.frames.append(frames)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.rows) >= FLUSH_CLIPS or sum(one.nbytes for one in self.frames) >= FLUSH_BYTES
+
+    def table(self) -> pa.Table:
+        """CLIP_ROW; the kept frames stay where they are, one chunk for each clip."""
+        column = pa.chunked_array([_binary(kept) for kept in self.frames], pa.large_binary())
+        return rows_table(self.rows, CLIP_ROW).set_column(_FRAMES, CLIP_ROW.field(_FRAMES), column)
+
+
+@dataclass
 class _Report:
-    """What a unit's end row will say."""
+    """What a unit's end row will say, and the clips that leave with it."""
 
     clips: int = 0
     error: BadVideo | None = None
@@ -50,6 +73,13 @@ class _Report:
     first_s: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     cpu_s: float = 0.0
+    waiting: _Clips = field(default_factory=_Clips)
+
+    def see(self, time_s: float, frame: av.VideoFrame) -> None:
+        """The unit's first frame."""
+        self.first_s, self.rotation_deg = time_s, rotation_of(frame)
+        turned = self.rotation_deg % 180 == 90
+        self.width, self.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
 
     def end(self) -> Row:
         """The `end` struct. A field that is not known is null."""
@@ -133,23 +163,21 @@ class Decode:
                 yield table
             more = table is not None
         measured(Figure.STAGE_S, wall_s, stage="decode", model="")
-        yield rows_table([{**base, "row": report.clips, "end": report.end()}], CLIP_ROW)
+        report.waiting.add({**base, "row": report.clips, "end": report.end()}, _NO_FRAMES)
+        yield report.waiting.table()
 
     def _unit(self, base: Row, report: _Report) -> Iterator[pa.Table]:
-        """Tables of the unit's clips; `report` says how it went."""
+        """Tables of the unit's clips, without the last ones: `report` holds those, and says how it went."""
         source = (base["uri"], base["size_bytes"], base["etag"], base["modified_at"])
-        rows: list[Row] = []
-        frames: list[np.ndarray] = []
         try:
             with self._open_file(*source) as file, open_media(file, self._clips.limits, self._watchdog.check) as media:
                 report.media = media
                 for row, kept in self._clip_rows(base, media, report):
-                    rows.append(row)
-                    frames.append(kept)
+                    report.waiting.add(row, kept)
                     report.clips += 1
-                    if len(rows) >= FLUSH_CLIPS or sum(one.nbytes for one in frames) >= FLUSH_BYTES:
-                        yield _table(rows, frames)
-                        rows, frames = [], []
+                    if report.waiting.is_full:
+                        yield report.waiting.table()
+                        report.waiting = _Clips()
                 assert report.reader is not None
                 report.error = report.reader.trouble()
             self._check_file(*source)
@@ -158,8 +186,6 @@ class Decode:
             report.error = self._blamed(BadVideo(error.code, error.message), source)
         except MemoryError:
             report.error = BadVideo(ErrorCode.MEMORY, "the video wants more memory than a worker may have")
-        if rows:
-            yield _table(rows, frames)
 
     def _blamed(self, error: BadVideo, source: tuple[Any, ...]) -> BadVideo:
         """What went wrong, or that the file is another one by now: half of each may look like a broken one."""
@@ -177,13 +203,10 @@ class Decode:
         clipper = Clipper(self._clips, "start" if span.start_s is None else "unit")
         counts = [self._frame_counts[entry] for entry in base["due"] if entry in self._frame_counts]
         number = 0
-        for time_s, frame in reader.frames():
+        for burst in reader.bursts():
             if report.first_s is None:
-                report.first_s = time_s
-                report.rotation_deg = rotation_of(frame)
-                turned = report.rotation_deg % 180 == 90
-                report.width, report.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-            for draft in clipper.push(time_s, frame):
+                report.see(*burst[0])
+            for draft in clipper.push(burst):
                 yield self._clip_row(base, draft, counts, report, number)
                 number += 1
         for draft in clipper.finish(reader.end_s):
@@ -211,15 +234,9 @@ class Decode:
             "frame_count": len(kept),
         }
         if not kept:
-            return row, np.empty((0, 0, 0, 3), np.uint8)
+            return row, _NO_FRAMES
         rgb = self._converter.convert([draft.frames[index] for index in kept], report.rotation_deg or 0)
         return row | {"frame_height": rgb.shape[1], "frame_width": rgb.shape[2]}, rgb
-
-
-def _table(rows: list[Row], frames: list[np.ndarray]) -> pa.Table:
-    """CLIP_ROW of clips; their kept frames stay where they are, one chunk for each clip."""
-    column = pa.chunked_array([_binary(kept) for kept in frames], pa.large_binary())
-    return rows_table(rows, CLIP_ROW).set_column(_FRAMES, CLIP_ROW.field(_FRAMES), column)
 
 
 def _binary(values: np.ndarray) -> pa.Array:

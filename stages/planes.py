@@ -20,6 +20,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from schemas.errors import BadVideo, ErrorCode
 
+HANDFUL = 32  # most frames that are looked at together
 LUMA_AREA = 113 * 64  # samples to aim for, of which every other row is taken
 CHROMA_AREA = 40 * 22
 _BLACK, _WHITE = 16, 235  # of limited ("MPEG") range
@@ -177,11 +178,11 @@ def _scaled(frame: av.VideoFrame) -> av.VideoFrame:
         raise BadVideo(ErrorCode.UNSUPPORTED_CODEC, f"cannot convert pixel format {frame.format.name}: {error}") from error
 
 
-def luma_of(frame: av.VideoFrame) -> tuple[np.ndarray, int, int]:
-    """`Planes.luma` of one frame, uint8 (rows, columns), with its `black` and `white`. BadVideo as `planes_of`."""
-    layout = _layout(frame.format.name)
-    found = None if layout is None else _gathered([frame], layout[:1])
-    return luma_of(_scaled(frame)) if found is None else (found[0][0], *_ends(frame))
+def luma_of(frames: Sequence[av.VideoFrame]) -> tuple[np.ndarray, int, int]:
+    """`Planes.luma` of frames of one kind, uint8 (frames, rows, columns), `black` and `white`. BadVideo as `planes_of`."""
+    layout = _layout(frames[0].format.name)
+    found = None if layout is None else _gathered(frames, layout[:1])
+    return luma_of([_scaled(frame) for frame in frames]) if found is None else (found[0], *_ends(frames[0]))
 
 
 def planes_of(frames: Sequence[av.VideoFrame]) -> Planes:
@@ -212,15 +213,15 @@ def strips(
     """Consecutive (time, frame) as (times, frames, planes `in_sequence`) of runs of one format and size: a stream may change
     its size on the way. `before`: the luma of the frame before them. BadVideo as `planes_of`.
     """
-    for _, run in groupby(timed, _kind_of):
+    for _, run in groupby(timed, lambda one: kind_of(one[1])):
         times_s, frames = zip(*run, strict=True)
         small = in_sequence(planes_of(frames), before)
         before = small.luma[-1]
         yield times_s, frames, small
 
 
-def _kind_of(timed: tuple[float, av.VideoFrame]) -> object:
-    frame = timed[1]
+def kind_of(frame: av.VideoFrame) -> object:
+    """What frames have to share to be sampled together: format, size and range."""
     return frame.format.name, frame.width, frame.height, frame.color_range
 
 

@@ -32,7 +32,7 @@ Extent = tuple[float | None, float | None]
 def extent(source: Source, limits: LimitsConfig, check: Callable[[], None], open_file: Open = open_source) -> Extent:
     """(claimed duration, container time of the first frame) in seconds; None where not known or not to be relied on.
 
-    Reads as far as the first frame that decodes, in this process. Raises BadVideo.
+    Reads as far as the first frames that decode, in this process. Raises BadVideo.
     """
     from stages.media import open_media
     from stages.reader import Reader, Span
@@ -40,8 +40,8 @@ def extent(source: Source, limits: LimitsConfig, check: Callable[[], None], open
     with open_file(*(source[name] for name in _SOURCE)) as file, open_media(file, limits, check) as media:
         if EXACT_SEEKING.isdisjoint(media.facts.container.split(",")) or media.facts.duration_s is None:
             return None, None
-        reader = Reader(media, limits, Span(), check)
-        next(reader.frames(), None)
+        reader = Reader(media, limits, Span(), check, handful=1)
+        next(reader.bursts(), None)
         return media.facts.duration_s, reader.origin_s
 
 

@@ -1,27 +1,27 @@
-"""How a clip looks, from what decoding has in hand anyway: motion of every frame, the rest of a few frames at full detail."""
+"""How a clip looks, from what decoding has in hand anyway: motion from look to look, the rest of a few frames in full."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import av
 import numpy as np
 
-from stages.planes import Planes, luma_of, sums_of_differences
+from stages.planes import Planes, kind_of, luma_of, sums_of_differences
 from stages.sample import union
 
 LOOKED_AT = 8  # frames of a clip, at its mid-bins, that brightness, contrast and sharpness are measured on
-_ROWS = 64  # pairs of neighbouring rows of such a frame
+_ROWS = 32  # pairs of neighbouring rows of such a frame
 _UNIT = 1 << 24  # motion is summed as whole multiples of 1/_UNIT, so that no order of adding changes it
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of a clip; see `clips` in schemas/tables.py for what each means. `motion` is None for a clip of one frame."""
+    """Of a clip; see `clips` in schemas/tables.py for what each means. `motion` is None for a clip that was looked at once."""
 
     motion: float | None
     brightness: float
@@ -49,48 +49,60 @@ def look_at(
     times_s: Sequence[float], frames: Sequence[av.VideoFrame], start_s: float, end_s: float, motion: float | None
 ) -> Quality:
     """Quality of the clip [start_s, end_s) from its candidate frames."""
-    looks = [_look(frames[index]) for index in union(times_s, start_s, end_s, [LOOKED_AT])]
-    brightness, contrast, sharpness = (sum(values) / len(looks) for values in zip(*looks, strict=True))
+    chosen = [frames[index] for index in union(times_s, start_s, end_s, [LOOKED_AT])]
+    looks = np.concatenate([_look(list(run)) for _, run in groupby(chosen, kind_of)])
+    brightness, contrast, sharpness = looks.mean(axis=0).tolist()
     return Quality(motion, brightness, contrast, sharpness)
 
 
-def _look(frame: av.VideoFrame) -> tuple[float, float, float]:
-    """Brightness, contrast and sharpness of a frame, each as a part of the range from black to white."""
-    small, black, white = luma_of(frame)
+def _look(frames: list[av.VideoFrame]) -> np.ndarray:
+    """Brightness, contrast and sharpness of frames of one kind, each as a part of the range from black to white: (frames, 3).
+
+    All frames at once: each call into NumPy costs as much as its work on one of them.
+    """
+    small, black, white = luma_of(frames)
     span = white - black
-    values = small.ravel().astype(np.float64)
+    values = small.reshape(len(frames), -1).astype(np.float64)
     # Whole numbers, exact in any order of adding. No dot product: of long ones BLAS wakes another thread, and waits for it.
-    mean = float(values.sum()) / len(values)
-    spread = math.sqrt(max(0.0, float(np.square(values).sum()) / len(values) - mean * mean))
-    brightness = min(max((mean - black) / span, 0.0), 1.0)
-    return brightness, min(spread / span, 0.5), min(_edges(frame, small) / span, 1.0)
+    mean = values.mean(axis=1)
+    spread = np.sqrt(np.maximum(0.0, np.square(values).mean(axis=1) - mean * mean))
+    edges = _edges(frames, small)
+    return np.stack([np.clip((mean - black) / span, 0, 1), np.minimum(spread / span, 0.5), np.minimum(edges / span, 1)], axis=1)
 
 
-def _edges(frame: av.VideoFrame, small: np.ndarray) -> float:
-    """Mean absolute difference of samples that are neighbours in a row or a column, in codes of 255."""
-    place = _luma_place(frame.format.name)
-    if place is None:  # packed or exotic: the small picture has to do
-        first, second = small[:-1], small[1:]
-    else:
-        plane: Any = frame.planes[0]
-        dtype, shift = place
+def _edges(frames: list[av.VideoFrame], small: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of samples that are neighbours in a row or a column, in codes of 255: (frames,)."""
+    place = _luma_place(frames[0].format.name)
+    # of a packed or exotic format the small picture has to do
+    pairs = (small[:, :-1], small[:, 1:]) if place is None else _rows(frames, *place)
+    if pairs is None or 0 in pairs[0].shape or pairs[0].shape[2] < 2:
+        return np.zeros(len(frames))
+    first, second = pairs
+    edges: np.ndarray = (_mean_differences(first, second) + _mean_differences(first[:, :, :-1], first[:, :, 1:])) / 2
+    return edges
+
+
+def _rows(frames: list[av.VideoFrame], dtype: np.dtype[Any], shift: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """About _ROWS rows of luma of each frame and those below them, uint8 (frames, rows, width); None where there are none."""
+    plane = frames[0].planes[0]
+    height, width = plane.height, plane.width
+    step = max(2, height // _ROWS)
+    shape = (len(frames), (height - 1 + step - 1) // step, width)
+    first, second = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    for number, frame in enumerate(frames):
+        plane = frame.planes[0]
         line = plane.line_size // dtype.itemsize
-        if line < plane.width or plane.height < 2:
-            return 0.0
-        samples: np.ndarray = np.frombuffer(plane, dtype, count=line * plane.height).reshape(plane.height, line)[
-            :, : plane.width
-        ]
-        step = max(2, plane.height // _ROWS)
-        first, second = samples[: plane.height - 1 : step], samples[1::step]
-        if shift:
-            first, second = (first >> shift).astype(np.uint8), (second >> shift).astype(np.uint8)
-    if first.size == 0 or first.shape[1] < 2:
-        return 0.0
-    return (_mean_difference(first, second[: len(first)]) + _mean_difference(first[:, :-1], first[:, 1:])) / 2
+        if line < width or height < 2:
+            return None
+        samples: np.ndarray = np.frombuffer(plane, dtype, count=line * height).reshape(height, line)[:, :width]
+        for out, rows in ((first, samples[: height - 1 : step]), (second, samples[1::step])):
+            out[number] = rows >> shift if shift else rows
+    return first, second
 
 
-def _mean_difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(sums_of_differences(a[None], b[None])[0]) / a.size
+def _mean_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    means: np.ndarray = sums_of_differences(a, b) / a[0].size
+    return means
 
 
 @lru_cache(maxsize=256)

@@ -14,6 +14,9 @@ And where it is damaged:
 
 With `effort: fast` the decoder leaves out frames that no other frame refers to. Where MAX_SKIPPED_IN_A_ROW packets give nothing
 (some encoders mark nearly all frames so), the rest of the unit is decoded in full.
+
+Frames come by the burst: between two decoded frames every line of this code has left the CPU's caches, so that as little as
+can be is done there, and everything else for a burst at once.
 """
 
 from __future__ import annotations
@@ -27,12 +30,14 @@ import av
 from schemas.config import Effort, LimitsConfig
 from schemas.errors import BadVideo, ErrorCode
 from stages.media import Media
+from stages.planes import HANDFUL
 
+BURST_BYTES = 48 << 20  # of decoded frames, of which a burst always has one
 MAX_LOST_IN_A_ROW = 1000
 MAX_SKIPPED_IN_A_ROW = 24  # more than what a decoder holds back to put frames in order
 _SEEK_BACK_S = (0.0, 5.0, 60.0)  # how far before its mark a unit looks for a keyframe; then it reads from the file's start
 
-Timed = Iterator[tuple[float, av.VideoFrame]]
+Timed = tuple[float, av.VideoFrame]  # time in seconds
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,16 @@ class Span:
 
 
 class Reader:
-    """One pass over a unit's frames. Its figures are final when `frames` is exhausted."""
+    """One pass over a unit's frames. Its figures are final when `bursts` is exhausted."""
 
     def __init__(
-        self, media: Media, limits: LimitsConfig, span: Span, check: Callable[[], None], effort: Effort = "exact"
+        self,
+        media: Media,
+        limits: LimitsConfig,
+        span: Span,
+        check: Callable[[], None],
+        effort: Effort = "exact",
+        handful: int = HANDFUL,
     ) -> None:
         self.frames_read = 0
         self.lost_packets = 0
@@ -62,11 +73,13 @@ class Reader:
         self._limits = limits
         self._span = span
         self._check = check  # called once a packet; may raise
+        self._handful = handful
         self._reached_end = False  # of the file, not of the unit
         self._ends_in_corrupt_packet = False
         self._can_decode = span.start_s is not None  # a keyframe came
         self._lost_in_a_row = 0
         self._packets_read = 0
+        self._last_packet: Any = None
         base = media.facts.time_base
         self._numerator, self._denominator = base.numerator, base.denominator
         self._origin = None if span.origin_s is None else round(span.origin_s / base)
@@ -80,30 +93,35 @@ class Reader:
         """Container time of the frame whose time is 0; None before the first frame."""
         return None if self._origin is None else self._origin * self._numerator / self._denominator
 
-    def frames(self) -> Timed:
-        """(time in seconds, frame) of every frame of the unit, times strictly growing.
+    def bursts(self) -> Iterator[list[Timed]]:
+        """(time in seconds, frame) of every frame of the unit, times strictly growing: about `handful` or BURST_BYTES at once.
 
         Ends early with `problem` set at a limit. BadVideo: MEMORY, and what `check` or reading the file raises.
         """
         start_s = float("-inf") if self._span.start_s is None else self._span.start_s
-        end_s = float("inf") if self._span.end_s is None else self._span.end_s
-        max_s = self._limits.max_duration_s
-        last: tuple[float, av.VideoFrame] | None = None
-        for time_s, frame in self._in_order():
-            if time_s < start_s:
-                continue
-            if time_s >= end_s or time_s >= max_s:
-                if time_s < end_s:
-                    self.problem = BadVideo(ErrorCode.TOO_LONG, f"longer than {max_s:g} s; what comes before was used")
-                self.end_s = min(time_s, max_s)
+        limit_s = self._limits.max_duration_s
+        end_s = limit_s if self._span.end_s is None else min(self._span.end_s, limit_s)
+        last: Timed | None = None
+        for burst in self._in_order():
+            ours = [timed for timed in burst if start_s <= timed[0] < end_s]
+            if ours:
+                self.concealed += sum(frame.is_corrupt for _, frame in ours)
+                self.frames_read += len(ours)
+                last = ours[-1]
+                yield ours
+            if burst[-1][0] >= end_s:
+                self._end_early(next(time_s for time_s, _ in burst if time_s >= end_s))
                 return
-            if frame.is_corrupt:
-                self.concealed += 1
-            self.frames_read += 1
-            last = (time_s, frame)
-            yield last
         if last is not None:
-            self.end_s = min(last[0] + self._duration_s(last[1]), max_s)  # a last frame may claim to last for years
+            self.end_s = min(last[0] + self._duration_s(last[1]), limit_s)  # a last frame may claim to last for years
+
+    def _end_early(self, time_s: float) -> None:
+        """The unit's mark or a limit is reached by the frame at `time_s`: what was read beyond it is not ours to judge."""
+        limit_s, end_s = self._limits.max_duration_s, self._span.end_s
+        self.problem, self._reached_end = None, False
+        if end_s is None or time_s < end_s:
+            self.problem = BadVideo(ErrorCode.TOO_LONG, f"longer than {limit_s:g} s; what comes before was used")
+        self.end_s = min(time_s, limit_s)
 
     def trouble(self) -> BadVideo | None:
         """What is wrong with the unit, after `frames`: None, or why it is partial (frames were read) or failed (none were)."""
@@ -136,24 +154,26 @@ class Reader:
         ticks = frame.duration
         return ticks * self._numerator / self._denominator if ticks and ticks > 0 else self._media.facts.frame_s
 
-    def _in_order(self) -> Timed:
+    def _in_order(self) -> Iterator[list[Timed]]:
         """Frames with growing times: one frame is held back until the next one tells whether its time is a spike."""
         step_s = self._media.facts.frame_s
         last_s = float("-inf")
-        held_s = 0.0
-        held: av.VideoFrame | None = None
-        for raw_s, frame in self._positioned():
-            if held is not None:
-                if last_s < raw_s < held_s and last_s != float("-inf"):
-                    held_s = (last_s + raw_s) / 2
-                yield held_s, held
-                last_s = held_s
-            held_s = raw_s if raw_s > last_s else last_s + step_s
-            held = frame
+        held: Timed | None = None
+        for burst in self._positioned():
+            out: list[Timed] = []
+            for raw_s, frame in burst:
+                if held is not None:
+                    if last_s < raw_s < held[0] and last_s != float("-inf"):
+                        held = (last_s + raw_s) / 2, held[1]
+                    out.append(held)
+                    last_s = held[0]
+                held = raw_s if raw_s > last_s else last_s + step_s, frame
+            if out:
+                yield out
         if held is not None:
-            yield held_s, held
+            yield [held]
 
-    def _positioned(self) -> Timed:
+    def _positioned(self) -> Iterator[list[Timed]]:
         """Frames as they decode, beginning at or before the unit's first one."""
         start_s = self._span.start_s
         if start_s is None:
@@ -162,11 +182,11 @@ class Reader:
         for back_s in _SEEK_BACK_S:
             if start_s - back_s <= 0 or not self._seek(start_s - back_s):
                 continue
-            frames = self._decoded()
-            first = next(frames, None)
-            if first is not None and first[0] <= start_s:
+            bursts = self._decoded()
+            first = next(bursts, None)
+            if first is not None and first[0][0] <= start_s:
                 yield first
-                yield from frames
+                yield from bursts
                 return
         self._seek(0.0)
         yield from self._decoded()
@@ -180,12 +200,13 @@ class Reader:
             return False
         return True
 
-    def _decoded(self) -> Timed:
+    def _decoded(self) -> Iterator[list[Timed]]:
         """(raw time, frame) in the decoder's order."""
         step_s = self._media.facts.frame_s
         numerator, denominator = self._numerator, self._denominator
         raw_s = -step_s
-        for frames in self._batches():
+        for frames in self._undated():
+            out = []
             for frame in frames:
                 pts = frame.pts
                 if pts is None:
@@ -193,10 +214,13 @@ class Reader:
                 if self._origin is None:
                     self._origin = pts or 0
                 raw_s = raw_s + step_s if pts is None else (pts - self._origin) * numerator / denominator
-                yield raw_s, frame
+                out.append((raw_s, frame))
+            yield out
 
-    def _batches(self) -> Iterator[list[av.VideoFrame]]:
-        """The frames that come out of each packet, and at last those that the decoder still held."""
+    def _undated(self) -> Iterator[list[av.VideoFrame]]:
+        """Bursts of frames as they come out of packets, and at last those that the decoder still held."""
+        burst: list[av.VideoFrame] = []
+        most, size = 0, (0, 0)
         for packet in self._packets():
             try:
                 frames = packet.decode()
@@ -206,15 +230,27 @@ class Reader:
             if frames:
                 self._lost_in_a_row = self._skipped_in_a_row = 0
                 self._can_decode = True
-                yield frames
+                burst += frames
+                if size != (frames[0].width, frames[0].height):
+                    most, size = self._most(frames[0]), (frames[0].width, frames[0].height)
+                if len(burst) >= most:
+                    yield burst
+                    burst = []
             elif self._skips:
                 self._skipped_in_a_row += 1
                 if self._skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
                     self._skip_no_more()
         try:
-            yield self._media.stream.codec_context.decode(None)
+            burst += self._media.stream.codec_context.decode(None)
         except (av.FFmpegError, MemoryError) as error:
             _raise_if_memory(error)  # anything else, decoders complained of before
+        if burst:
+            yield burst
+
+    def _most(self, frame: av.VideoFrame) -> int:
+        """How many frames like this one are a burst."""
+        frame_bytes = sum(plane.buffer_size for plane in frame.planes) or 1
+        return min(max(1, BURST_BYTES // frame_bytes), self._handful)
 
     def _skip_no_more(self) -> None:
         self._skips = False
@@ -228,13 +264,13 @@ class Reader:
             try:
                 for packet in media.container.demux(media.stream):
                     self._check()
-                    if not packet.size:  # empty packets would flush the decoder: left to `_batches`
+                    if not packet.size:  # empty packets would flush the decoder: left to `_undated`
                         continue
                     self._packets_read += 1
                     if self._packets_read > max_packets:
                         self.problem = BadVideo(ErrorCode.TOO_MANY_PACKETS, f"more than {max_packets} packets")
                         return
-                    self._ends_in_corrupt_packet = packet.is_corrupt
+                    self._last_packet, self._ends_in_corrupt_packet = packet, packet.is_corrupt
                     yield packet
                     if self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
                         return
@@ -249,7 +285,7 @@ class Reader:
                 media.raise_source_error()
                 _raise_if_memory(error)
                 self._lost_in_a_row += 1
-                self.lost_packets += 1
+                self.lost_packets += self._last_packet is None or self._is_ours(self._last_packet)
 
     def _lose(self, packet: Any, error: Exception) -> None:
         _raise_if_memory(error)

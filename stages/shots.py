@@ -2,16 +2,14 @@
 
 A cut is a change that stands out from the changes around it (the idea of PySceneDetect's AdaptiveDetector), after which
 the picture does not come back, as it does after a flash, and is not the same scene in another light. Gradual transitions are
-found by `stages.gradual` and `stages.fades`. All windows count frames, not seconds: what tells a cut from motion is how
-one frame differs from the next, whatever the time between them.
+found by `stages.gradual` and `stages.fades`. All windows count frames, of those that `stages.looks` looks at, and not
+seconds: what tells a cut from motion is how one frame differs from the next, whatever the time between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from typing import Literal
 
 import av
 import numpy as np
@@ -19,8 +17,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stages import fades, gradual
 from stages.history import History
+from stages.looks import Cut, Kind, Looks, Seen
 from stages.picture import LUMA_BLOCKS, Picture, distance, likeness, shifted_likeness
-from stages.planes import Planes, strips
+from stages.planes import HANDFUL, Planes
 
 _AROUND = 4  # frames on each side that say how much the picture changes anyway
 _MIN_CHANGE = 3.0  # smallest change, in codes of 255, that can be a cut
@@ -34,21 +33,10 @@ _RETURN = 0.75  # a frame soon after is nearer than this (part of the change) to
 _SAME_SCENE = 0.93  # likeness across the change above which only the light changed, or the camera was turned
 _APART = 4  # frames: of two cuts closer than this the smaller one is none
 
-HANDFUL = 32  # most frames that are looked at together
 _SETTLED = gradual.LATENCY + 1  # frames after which all finders have had their say
 LATENCY = _SETTLED + HANDFUL - 1
 _KEPT = _SETTLED + HANDFUL + gradual.BEFORE + fades.LATENCY
 _CLEAR = 8  # frames around a cut in which no gradual transition is believed
-
-Kind = Literal["cut", "gradual"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A boundary: `time_s` is the time of the first frame of the new shot (of a gradual one, of its middle)."""
-
-    time_s: float
-    kind: Kind
 
 
 class ShotDetector:
@@ -132,14 +120,14 @@ class ShotDetector:
 
 def boundaries(frames: Iterable[tuple[float, av.VideoFrame]]) -> list[Cut]:
     """All boundaries of a stream of (time in seconds, frame)."""
-    detector, cuts = ShotDetector(), list[Cut]()
-    last: np.ndarray | None = None
-    frames = iter(frames)
+    return [Cut(seen.time_s, seen.begins) for seen in _all_seen(iter(frames)) if seen.begins is not None]
+
+
+def _all_seen(frames: Iterator[tuple[float, av.VideoFrame]]) -> Iterator[Seen]:
+    looks = Looks(ShotDetector())
     while burst := list(islice(frames, HANDFUL)):
-        for times_s, _, small in strips(burst, last):
-            cuts += detector.push(small, times_s)
-            last = small.luma[-1]
-    return cuts + detector.finish()
+        yield from looks.push(burst)
+    yield from looks.finish(float("inf"))
 
 
 def _leaping(history: History, start: int, end: int) -> set[int]:

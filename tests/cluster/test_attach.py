@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -89,6 +90,19 @@ def mute() -> Iterator[str]:
 def test_what_takes_connections_and_is_no_cluster_is_named() -> None:
     with mute() as address:
         assert refusal(address).startswith("what answers there is no Ray cluster")
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("stopped_s", [6.0, 14.0])
+def test_a_cluster_whose_head_is_busy_for_a_while_is_waited_for(stopped_s: float, let_in: Head) -> None:
+    (store,) = [process for process in let_in.processes() if process.name() == "gcs_server"]
+    store.suspend()
+    timer = threading.Timer(stopped_s, store.resume)
+    timer.start()
+    try:
+        check_attachable(let_in.address)
+    finally:
+        timer.join()
 
 
 PUT = """

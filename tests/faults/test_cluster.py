@@ -140,7 +140,7 @@ def node_lost(kind: str, rng: random.Random, archive: str, folder: Path) -> tupl
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.cases(quick=1, long=24)
+@pytest.mark.cases(quick=1, long=18)
 def test_promise_3_and_4_whatever_dies_while_busy_worker_actor_or_node_the_tables_are_as_if_nothing_had_happened(
     case: int, archive: str, expected: Callable[[bool], Rows], record: Record, tmp_path: Path
 ) -> None:

@@ -209,7 +209,7 @@ def attack(job: Job, expected: Undisturbed, stranger: Onlooker, rng: random.Rand
     return kills[0], damage
 
 
-@pytest.mark.cases(quick=1, long=34)
+@pytest.mark.cases(quick=1, long=28)
 def test_promise_3_runs_on_disk_that_are_killed_at_any_time_leave_the_tables_of_one_left_alone(
     case: int,
     archive: str,
@@ -230,7 +230,7 @@ def test_promise_3_runs_on_disk_that_are_killed_at_any_time_leave_the_tables_of_
 
 
 @pytest.mark.s3
-@pytest.mark.cases(quick=1, long=17)
+@pytest.mark.cases(quick=1, long=14)
 def test_promise_3_runs_on_s3_that_are_killed_at_any_time_leave_the_tables_of_one_left_alone(
     case: int,
     archive: str,

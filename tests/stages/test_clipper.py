@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from schemas.config import ClipsConfig
 from stages.clipper import Boundary, Clipper, Draft
-from stages.planes import Planes
-from stages.shots import HANDFUL, Cut
+from stages.looks import Cut
+from stages.planes import HANDFUL, Planes
 
 FPS = 10
 FRAME = av.VideoFrame.from_ndarray(np.zeros((32, 32), np.uint8), format="gray")
@@ -58,7 +58,7 @@ def drafts(
     **config: object,
 ) -> list[Draft]:
     clipper = Clipper(ClipsConfig.model_validate(config), first, Given(list(cuts_s), late, kind))
-    out = [draft for time_s in times_s for draft in clipper.push(time_s, FRAME)]
+    out = [draft for time_s in times_s for draft in clipper.push([(time_s, FRAME)])]
     return [*out, *clipper.finish(end_s)]
 
 
@@ -182,7 +182,7 @@ def test_how_late_the_detector_is_changes_nothing(late: int, cuts: set[int]) -> 
 
 def test_clips_leave_soon_after_they_are_certain() -> None:
     clipper = Clipper(ClipsConfig(split="fixed", max_s=2.0), "start")
-    pushed_at_s = [i / FPS for i in range(100) for _ in clipper.push(i / FPS, FRAME)]
+    pushed_at_s = [i / FPS for i in range(100) for _ in clipper.push([(i / FPS, FRAME)])]
     certain_s = [3.1, 5.1, 7.1, 9.1]  # a clip's end, what has to remain after it, and one frame
     assert all(0 <= pushed - certain < HANDFUL / FPS for pushed, certain in zip(pushed_at_s, certain_s, strict=True))
 
@@ -193,7 +193,7 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(split: str) -> None:
     most = 0
     for index in range(1500):
         frame = av.VideoFrame(32, 32, "gray")
-        clipper.push(index / FPS, frame)
+        clipper.push([(index / FPS, frame)])
         del frame
         if index % 300 == 299:
             most = max(most, live_frames())
@@ -223,6 +223,14 @@ def test_a_gap_that_is_longer_than_a_clip_may_be_stays_in_one_clip() -> None:
 def test_the_first_frame_of_a_clip_brings_no_motion_from_before_the_cut() -> None:
     black, white = (av.VideoFrame.from_ndarray(np.full((32, 32), v, np.uint8), format="gray") for v in (0, 255))
     clipper = Clipper(ClipsConfig(), "start", Given([2.0], 0))
-    found = [d for i in range(40) for d in clipper.push(i / FPS, black if i < 20 else white)]
+    found = [d for i in range(40) for d in clipper.push([(i / FPS, black if i < 20 else white)])]
     found += clipper.finish(4.0)
     assert [d.motion for d in found] == [0.0, 0.0]
+
+
+def test_nor_does_its_first_look_where_that_is_not_at_its_first_frame() -> None:
+    black, white = (av.VideoFrame.from_ndarray(np.full((32, 32), v, np.uint8), format="gray") for v in (0, 255))
+    clipper = Clipper(ClipsConfig(), "start", Given([52 / 25], 0))  # a look, the one after frame 50's
+    found = [d for i in range(100) for d in clipper.push([(i / 25, black if i < 51 else white)])]
+    found += clipper.finish(4.0)
+    assert [(round(d.start_s * 25), d.motion) for d in found] == [(0, 0.0), (51, 0.0)]

@@ -21,10 +21,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
+import av
 import numpy as np
 import pytest
 
-from schemas.config import ClipsConfig
+from schemas.config import ClipsConfig, LimitsConfig
 from schemas.errors import BadVideo, ErrorCode
 from schemas.rows import UNIT_ROW, rows_table
 from stages.decode import FLUSH_CLIPS
@@ -47,7 +48,7 @@ from tests.media import (
     write_audio,
     write_video,
 )
-from tests.stages.units import ENTRY, Row, decoded, decoder, frames_of, rows_of, run, spans, unit
+from tests.stages.units import ENTRY, Row, decoded, decoder, frames_of, rows_of, run, spans, timed_frames, unit
 
 FIXED = ClipsConfig(split="fixed")
 
@@ -136,6 +137,8 @@ def test_times_count_from_the_first_frame_wherever_that_is(tmp_path: Path, first
 class Frame:
     """What a reader needs of a decoded frame; its times in seconds."""
 
+    width = height = 16
+    planes = ()
     is_corrupt = False
 
     def __init__(self, pts: float | None, dts: float | None = None, duration: float = 0.0) -> None:
@@ -144,23 +147,28 @@ class Frame:
         self.duration = round(duration * 1000)
 
 
-def reader_of(frames: list[Frame], source_error: Callable[[], None] = lambda: None) -> Reader:
+def reader_of(
+    frames: list[Frame],
+    source_error: Callable[[], None] = lambda: None,
+    span: Span | None = None,
+    limits: LimitsConfig | None = None,
+) -> Reader:
     """A reader of frames that decode in this order, at 10 frames per second."""
     facts = Facts("fake", "fake", 16, 16, None, False, Fraction(1, 1000), 0.1, 0)
     codec = SimpleNamespace(decode=lambda _none: [])
-    packets = [SimpleNamespace(size=1, is_corrupt=False, decode=lambda f=f: [f]) for f in frames]
+    packets = [SimpleNamespace(size=1, is_corrupt=False, pts=f.pts, dts=f.dts, decode=lambda f=f: [f]) for f in frames]
     stream = SimpleNamespace(codec_context=codec)
     container = SimpleNamespace(demux=lambda _stream: iter(packets))
     media: Any = SimpleNamespace(
         facts=facts, stream=stream, container=container, raise_source_error=source_error, missing_bytes=lambda: 0
     )
-    return Reader(media, ClipsConfig().limits, Span(), lambda: None)
+    return Reader(media, limits or ClipsConfig().limits, span or Span(), lambda: None)
 
 
 def times_of(frames: list[Frame]) -> tuple[list[float], float]:
     """(times that these frames get, end of the last one)"""
     reader = reader_of(frames)
-    return [round(time_s, 6) for time_s, _ in reader.frames()], round(reader.end_s, 6)
+    return [round(time_s, 6) for time_s, _ in timed_frames(reader)], round(reader.end_s, 6)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +211,32 @@ def test_streams_that_appear_on_the_way_do_not_matter_at_the_end() -> None:
 
     reader = reader_of([])
     reader._media.container.demux = demux
-    assert [time_s for time_s, _ in reader.frames()] == [0.0, 0.1]
+    assert [time_s for time_s, _ in timed_frames(reader)] == [0.0, 0.1]
+    assert reader.trouble() is None
+
+
+@pytest.mark.parametrize(("broken", "frames", "lost"), [(25, 20, 0), (10, 19, 1)], ids=["after the mark", "before it"])
+def test_a_failed_read_is_blamed_on_the_unit_that_it_belongs_to(broken: int, frames: int, lost: int) -> None:
+    """Frames are read by the burst, beyond a unit's mark."""
+    reader = reader_of([Frame(number / 10) for number in range(60)], span=Span(None, 2.0, 0.0))
+    packets = enumerate(list(reader._media.container.demux(None)))
+
+    def demux(_stream: object) -> Iterator[Any]:
+        for number, packet in packets:
+            if number == broken:
+                raise av.error.InvalidDataError(1, "damaged")
+            yield packet
+
+    reader._media.container.demux = demux
+    assert len(timed_frames(reader)) == frames
+    assert reader.lost_packets == lost
+    assert (reader.trouble() is None) == (not lost)
+
+
+def test_a_limit_that_is_met_beyond_a_unit_s_end_is_not_the_unit_s() -> None:
+    limits = ClipsConfig().limits.model_copy(update={"max_packets": 25})
+    reader = reader_of([Frame(number / 10) for number in range(60)], span=Span(None, 2.0, 0.0), limits=limits)
+    assert len(timed_frames(reader)) == 20
     assert reader.trouble() is None
 
 
@@ -218,7 +251,7 @@ def test_a_demuxer_that_gives_nothing_for_ever_meets_the_deadline() -> None:
     reader = reader_of([])
     reader._media.container.demux, reader._check = demux, late
     with pytest.raises(BadVideo, match="late"):
-        list(reader.frames())
+        timed_frames(reader)
 
 
 # Damage
@@ -415,10 +448,10 @@ def test_a_clip_has_the_same_frames_alone_and_in_a_longer_video(tmp_path: Path) 
 # Flushing
 
 
-def test_tables_leave_every_few_clips(tmp_path: Path) -> None:
+def test_tables_leave_every_few_clips_and_the_last_ones_with_the_end_row(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", textured(25 * 18, 1, size=(32, 32)))
     tables = run(decoder(ClipsConfig(split="fixed", max_s=1.0, min_s=0.5, short_side=16)), unit(path))
-    assert [table.num_rows for table in tables] == [FLUSH_CLIPS, 18 - FLUSH_CLIPS, 1]
+    assert [table.num_rows for table in tables] == [FLUSH_CLIPS, 18 - FLUSH_CLIPS + 1]
 
 
 def test_tables_leave_when_their_frames_are_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,7 +510,7 @@ def test_an_error_of_the_store_that_ffmpeg_takes_for_the_end_is_raised() -> None
         raise BadVideo(ErrorCode.STORAGE, "the store went away")
 
     with pytest.raises(BadVideo, match="the store went away"):
-        list(reader_of([Frame(0.0)], fail).frames())
+        timed_frames(reader_of([Frame(0.0)], fail))
 
 
 def test_our_own_mistakes_are_loud(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from stages import reader
 from stages.media import open_media
 from stages.reader import Reader, Span
 from tests.media import number_of, numbered, textured, write_video
-from tests.stages.units import decoded
+from tests.stages.units import decoded, timed_frames
 
 B_FRAMES = {"bf": "2", "b-pyramid": "none", "b_strategy": "0", "sc_threshold": "40"}
 
@@ -20,7 +20,7 @@ def read(path: Path, effort: Effort) -> list[tuple[float, int]]:
     """(time in seconds, number) of the frames that a video numbers by themselves."""
     limits = LimitsConfig()
     with path.open("rb") as file, open_media(file, limits) as media:
-        frames = Reader(media, limits, Span(), lambda: None, effort).frames()
+        frames = timed_frames(Reader(media, limits, Span(), lambda: None, effort))
         return [(round(time_s, 6), number_of(frame.to_ndarray(format="rgb24"))) for time_s, frame in frames]
 
 

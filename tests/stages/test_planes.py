@@ -33,8 +33,8 @@ def frame_of(blocks: np.ndarray, pixels: int = 40, pix_fmt: str = "rgb24") -> av
 def planes_of_one(frame: av.VideoFrame) -> Planes:
     """Small planes of a frame; its luma alone is the same."""
     found = planes_of([frame])
-    luma, black, white = luma_of(frame)
-    assert np.array_equal(luma, found.luma[0])
+    luma, black, white = luma_of([frame])
+    assert np.array_equal(luma, found.luma)
     assert (black, white) == (found.black, found.white)
     return Planes(found.luma[0], found.u[0], found.v[0], found.black, found.white)
 

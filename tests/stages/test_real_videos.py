@@ -13,7 +13,7 @@ import pytest
 from schemas.config import ClipsConfig
 from stages.media import open_media
 from stages.reader import Reader, Span
-from tests.stages.units import decoded, frames_of
+from tests.stages.units import decoded, frames_of, timed_frames
 
 pytestmark = pytest.mark.real
 FOLDER = Path(os.environ.get("CLIPMILL_REAL_VIDEOS") or Path(__file__).parents[3] / "shared" / "videos")
@@ -81,7 +81,7 @@ def test_kept_frames_have_the_colours_of_the_recording(name: str) -> None:
     (clip, *_), _ = decoded(path, ClipsConfig(short_side=128))
     with path.open("rb") as file, open_media(file, ClipsConfig().limits) as media:
         reader = Reader(media, ClipsConfig().limits, Span(), lambda: None)
-        by_time = {time_s: _mean_rgb(frame) for time_s, frame in reader.frames() if time_s in clip["frame_times_s"]}
+        by_time = {time_s: _mean_rgb(frame) for time_s, frame in timed_frames(reader) if time_s in clip["frame_times_s"]}
     for time_s, frame in zip(clip["frame_times_s"], frames_of(clip), strict=True):
         assert np.abs(frame.reshape(-1, 3).mean(0) - by_time[time_s]).max() < 4
 

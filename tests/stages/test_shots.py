@@ -16,8 +16,9 @@ from benchmarks.shots.montage import Montage, Recipe, build, real_shots, synthet
 from benchmarks.shots.scenes import picture, scene
 from benchmarks.shots.score import Score, score
 from stages import shots
-from stages.planes import Planes, in_sequence
-from stages.shots import HANDFUL, LATENCY, Cut, ShotDetector
+from stages.looks import Cut
+from stages.planes import HANDFUL, Planes, in_sequence
+from stages.shots import LATENCY, ShotDetector
 
 FPS = 25
 SIZE = (90, 160)
@@ -87,9 +88,13 @@ def scored(montage: Montage, tolerance: int = 1) -> Score:
 # montages
 
 
-@pytest.mark.parametrize(("seed", "fps", "step"), [(102, 25, 1.0), (104, 12, 2.2), (106, 60, 0.45)])
-def test_cuts_of_a_montage_are_found_and_nothing_else_is(seed: int, fps: int, step: float) -> None:
-    recipe = Recipe(shots=12, shot_frames=(30, 45), size=SIZE, fps=fps, kinds=("cut", "cut", "dissolve", "fade"))
+@pytest.mark.parametrize(
+    ("seed", "fps", "step", "shot_frames"), [(102, 25, 1.0, (30, 45)), (104, 12, 2.2, (30, 45)), (116, 60, 0.45, (72, 100))]
+)
+def test_cuts_of_a_montage_are_found_and_nothing_else_is(
+    seed: int, fps: int, step: float, shot_frames: tuple[int, int]
+) -> None:
+    recipe = Recipe(shots=12, shot_frames=shot_frames, size=SIZE, fps=fps, kinds=("cut", "cut", "dissolve", "fade"))
     result = scored(build(synthetic_shots(SIZE, step), seed, recipe))
     assert result.cuts >= 4
     assert result.f1 >= 0.95

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 
 from schemas.config import ClipsConfig
 from schemas.rows import CLIP_ROW, UNIT_ROW, rows_table
 from stages.decode import Decode
+from stages.reader import Reader
 
 ENTRY = "aaaaaaaa"  # a model that sees 8 frames
 Row = dict[str, Any]
@@ -46,6 +48,11 @@ def decoded(path: Path | str, clips: ClipsConfig | None = None, **changes: Any) 
     assert all(row["end"] is None and row["clip_id"] for row in clip_rows)
     assert end["clip_id"] is None
     return clip_rows, end["end"]
+
+
+def timed_frames(reader: Reader) -> list[tuple[float, av.VideoFrame]]:
+    """All that a reader reads."""
+    return [timed for burst in reader.bursts() for timed in burst]
 
 
 def frames_of(row: Row) -> np.ndarray:
