@@ -86,7 +86,7 @@ def measured(videos: Path, work: Path) -> Figure:
         "wall_s": cost.wall_s,
         "cpu_s": cost.cpu_s,
         "decode_cpu_s": sum(line["decode_cpu_s"] for line in units),
-        "models_cpu_s": sum(took["cpu_s"] for name, took in record["measured"]["steps"].items() if name != "decode"),
+        "models_cpu_s": sum(took["cpu_s"] for name, took in record["summary"]["measured"]["steps"].items() if name != "decode"),
         "first_receipt_s": received_s[0] - cost.began_s,
         "videos": len(units),
         "clips": sum(line["clips"] for line in units),

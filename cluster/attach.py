@@ -34,6 +34,8 @@ _QUIET_ENV = {
 _CONNECT_S = 5.0
 _ANSWER_S = (4, 20)
 _PROBE_S = 90.0
+# Ray ends workers that were idle for a second where they are more than CPUs; ours are, and a new one takes seconds of a CPU.
+IDLE_WORKER_MS = 60_000
 UNLIMITED = 1000  # machines of a group that has no limit, for what has to be a number
 SUBMIT_HINT = "clipmill submit --address http://HEAD:8265 sends the run to a cluster from any machine"
 
@@ -155,6 +157,7 @@ def _connect(address: str | None, object_store_bytes: int | None, metrics_port: 
         "num_cpus": cpus,
         "object_store_memory": object_store_bytes,
         "_metrics_export_port": metrics_port,
+        "_system_config": {"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
     }
     local = {} if address else own
     try:

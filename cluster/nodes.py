@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.attach import IDLE_WORKER_MS
 from schemas.errors import ClipmillError
 
 HOST = "127.0.0.1"
@@ -112,7 +113,8 @@ class Nodes:
             node.remove()
 
     def _launched(self, options: Sequence[str]) -> Node:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | self.env
+        patient = {"RAY_idle_worker_killing_time_threshold_ms": str(IDLE_WORKER_MS)}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | self.env | patient
         self._begun.append(_launched(env, options))
         return self._begun[-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import pickle
 import queue
@@ -162,6 +163,11 @@ def _deprecations_unheard() -> Iterator[None]:
 def _configure_ray_data(block_bytes: int) -> None:
     from ray.data import DataContext
 
+    with contextlib.suppress(ImportError):  # of Ray 2.60
+        from ray.data._internal.block_batching.iter_batches import BatchIterator
+
+        # Every five seconds it would send figures of all blocks so far to an actor that nobody asks.
+        BatchIterator.UPDATE_METRICS_INTERVAL_S = math.inf
     context = DataContext.get_current()
     context.target_max_block_size = block_bytes
     context.max_errored_blocks = -1  # a block lost with its worker shows in missing receipts; those units run again

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster import attach
@@ -194,3 +197,17 @@ def test_a_ray_that_does_not_start_is_told_in_a_line(tmp_path: Path, monkeypatch
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(BadRequest, match="Ray on this machine: The current node timed out"):
         attach._connect(None, None, None, tmp_path)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_without_work_are_kept_for_the_next() -> None:
+    import ray
+
+    @ray.remote(num_cpus=0.01)
+    def worker() -> int:
+        time.sleep(1.0)  # so that each has a process of its own
+        return os.getpid()
+
+    pids = set(ray.get([worker.remote() for _ in range(4 * (os.cpu_count() or 1))]))
+    time.sleep(4.0)  # Ray's own is one second, and it looks five times a second
+    assert all(psutil.pid_exists(pid) for pid in pids)

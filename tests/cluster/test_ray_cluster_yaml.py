@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.attach import IDLE_WORKER_MS
 from cluster.machines import ClusterSize, Machine
 from cluster.sizing import expected, size
 from schemas.config import ResourcesConfig
@@ -110,6 +111,8 @@ def test_ray_start_takes_the_options(commands: str) -> None:
 
     (line,) = [command for command in read()[commands] if "ray start" in command]
     assert "RAY_AUTH_MODE=token" in line  # and the token in ~/.ray: no port is open to strangers
+    is_worker = commands == "worker_start_ray_commands"
+    assert (f"RAY_idle_worker_killing_time_threshold_ms={IDLE_WORKER_MS}" in line) == is_worker
     words = shlex.split(line.partition("ray start")[2].replace("$RAY_HEAD_IP", "10.0.0.1"))
     given = start.make_context("start", words).params
     assert given["disable_usage_stats"]
