@@ -14,7 +14,7 @@ from schemas.identity import fingerprint, model_slug
 from schemas.secrets import has_credentials, redacted
 
 Effort = Literal["exact", "fast"]
-CLIPS_VERSION = 5  # raised when the code of decode, shots, sample or quality gives other rows for the same settings
+CLIPS_VERSION = 6  # raised when the code of decode, shots, sample or quality gives other rows for the same settings
 VIDEO_EXTENSIONS = (
     "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "mpg", "mpeg", "m2v", "ts", "m2ts", "mts", "wmv", "asf", "ogv",
     "3gp", "3g2", "mxf", "vob",

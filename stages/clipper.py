@@ -5,6 +5,8 @@ The rules, for min_s and max_s of the configuration (frames are whole, so length
 - A clip begins where the unit does ("start" or "unit"), at a shot's first frame ("cut" or "gradual") unless the clip so far is
   shorter than min_s, or where a shot is longer than max_s ("length").
 - A shot is cut after max_s. Where less than min_s would then remain of it, the last two pieces are cut at max_s / 2 instead.
+  With effort fast the frame that such a cut falls on may not have been decoded: the cut is made at its time all the same, or
+  pieces would become shorter from one to the next.
 - What is left at a unit's end, shorter than min_s, joins the clip before; where both together are longer than max_s, they are
   cut at max_s / 2 instead. A unit shorter than min_s is one clip.
 
@@ -28,6 +30,7 @@ from stages.shots import ShotDetector
 
 Boundary = Literal["start", "cut", "gradual", "length", "unit"]
 _TOLERANCE_S = 1e-6
+_SKIPPED_S = 0.5  # between decoded frames, at most, if it is frames left out that lie between
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class _Shot:
         self.whole = whole
         self.half = half
         self.to_half = to_half
+        self.due_s: float | None = None  # where the next frame is to find it cut by its length
         self.full: _Growing | None = None
         self.to_full: Draft | None = None
         self.half_to_full: Draft | None = None
@@ -128,6 +132,7 @@ class Clipper:
     def __init__(self, config: ClipsConfig, first: Boundary, detector: Detector | None = None) -> None:
         self._min_s = 0.0 if config.split == "none" else config.min_s
         self._max_s = float("inf") if config.split == "none" else config.max_s
+        self._leaves_out = config.effort == "fast"
         self._first = first
         self._looks = Looks(None if config.split != "shots" else ShotDetector() if detector is None else detector)
         self._capacity = 0
@@ -193,13 +198,22 @@ class Clipper:
         """Notes the places where the shot may be cut by its length, as they pass."""
         if shot.full is not None:
             return
-        if next_s - shot.start_s > self._max_s + _TOLERANCE_S:
-            shot.to_full = shot.whole.draft(time_s)
-            shot.half_to_full = None if shot.half is None else shot.half.draft(time_s)
-            shot.full = _Growing(time_s, "length", self._capacity)
+        limit_s = shot.start_s + self._max_s
+        if shot.due_s is not None:
+            self._cut_by_length(shot, shot.due_s)
+        elif next_s > limit_s + _TOLERANCE_S:
+            if self._leaves_out and time_s < limit_s - _TOLERANCE_S and next_s - time_s <= _SKIPPED_S:
+                shot.due_s = limit_s
+            else:
+                self._cut_by_length(shot, time_s)
         elif shot.half is None and time_s - shot.start_s >= self._max_s / 2 - _TOLERANCE_S:
             shot.to_half = shot.whole.draft(time_s)
             shot.half = _Growing(time_s, "length", self._capacity)
+
+    def _cut_by_length(self, shot: _Shot, time_s: float) -> None:
+        shot.to_full = shot.whole.draft(time_s)
+        shot.half_to_full = None if shot.half is None else shot.half.draft(time_s)
+        shot.full = _Growing(time_s, "length", self._capacity)
 
     def _finish_shot(self, end_s: float) -> list[Draft]:
         shot, before = self._shot, self._before

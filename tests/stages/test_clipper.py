@@ -62,6 +62,22 @@ def drafts(
     return [*out, *clipper.finish(end_s)]
 
 
+@pytest.mark.parametrize("missing", [{300}, {300, 600}, {299, 300, 301, 599, 600}])
+def test_frames_that_fast_mode_leaves_out_move_no_cut_by_length(missing: set[int]) -> None:
+    times_s = [number / 30 for number in range(900) if number not in missing]
+    found = drafts(times_s, 30.0, split="fixed", effort="fast")
+    assert [(draft.start_s, draft.end_s) for draft in found] == [(0.0, 10.0), (10.0, 20.0), (20.0, 30.0)]
+    for draft in found:
+        inside = [time_s for time_s in times_s if draft.start_s <= time_s < draft.end_s]
+        assert draft.frames_seen == len(inside) and set(draft.times_s) <= set(inside)
+
+
+def test_fast_mode_cuts_a_long_pause_where_exact_mode_does() -> None:
+    times_s = [number / 10 for number in [*range(95), *range(130, 250)]]
+    exact, fast = (drafts(times_s, 25.0, split="fixed", effort=effort) for effort in ("exact", "fast"))
+    assert [(draft.start_s, draft.end_s) for draft in fast] == [(draft.start_s, draft.end_s) for draft in exact]
+
+
 def clips(seconds: float, cuts_s: tuple[float, ...] | list[float] = (), **options: object) -> list[tuple[float, float, str]]:
     """Clips of a video of `seconds` at 10 frames per second."""
     times_s = [i / FPS for i in range(round(seconds * FPS))]
