@@ -196,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no folder of recordings at {args.videos}: give one by --videos")
     install.main([])
     with tempfile.TemporaryDirectory(prefix="clipmill-peers-") as temporary:
-        videos = archive.found_or_built(args.videos, args.archive or Path(temporary, "archive"), args.copies)
+        folder = args.archive.absolute() if args.archive else Path(temporary, "archive")
+        videos = archive.found_or_built(args.videos, folder, args.copies)
         print(f"peers: {videos.files} files, {videos.seconds / 60:.0f} minutes, {videos.frames} frames", file=sys.stderr)
         programs = Programs(videos, RECORDS / "peers")
         results = section.run({name: partial(programs, name) for name in PEERS}, args.rounds)
