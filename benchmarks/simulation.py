@@ -122,6 +122,9 @@ processes share this machine, so the time of a run says nothing about a cluster;
 starting Ray and its dataset; working, from the first receipt to the last; ending. Once the stages sleep, so that what the
 driver does while nothing comes can be told from what it does for a clip. What Ray's own two processes beside it take is told
 apart: they share the head's other cores.
+
+Where the target is missed: by py-spy most of a driver's time is Ray Data's scheduling loop, which goes round for every task and
+block that ends, whatever they hold. Starting and ending are spread over the clips of the run, so small runs look worse.
 """.strip()
 
 
