@@ -142,11 +142,11 @@ _WORDS = f"""
 `python -m benchmarks.job`. Real recordings, repeated under new names, through decoding and the three embedded models. CPU
 seconds are those of all processes, Ray's own included. `start-up` is a run over {_TINY_VIDEOS} videos of half a second.
 
-Where a target is missed: by perf, about 60% of the machine's time goes into decode workers (a twentieth of it into what Ray
-does with blocks), 21% into the models' actor, and 4 to 5% each into the driver (most of it Ray Data's scheduling loop), into
-Ray's daemons and its own actors (raylet, GCS, agents, autoscaler, statistics), and into staging and publishing. Driver and
-daemons cost by the second, not by the clip: with more cores they weigh less. Up to the first receipt nearly all time is that of
-starting Python and Ray, and of importing torch and transformers (6 CPU seconds on the machine measured).
+Where a target is missed: in 50 seconds of one run perf saw 60% of the samples in decode workers, 21% in the models' actor and
+19% elsewhere. By the CPU times of processes in another run, driver and Ray's own processes (raylet, GCS, agents, its actors)
+take 4 to 5% each; the rest is staging, publishing, starting workers, and what Ray does with blocks inside of workers, which
+were not told apart. Importing torch and transformers takes a worker 6 CPU seconds on this machine, before anything can be
+received.
 """.strip()
 
 

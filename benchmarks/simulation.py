@@ -123,8 +123,8 @@ starting Ray and its dataset; working, from the first receipt to the last; endin
 driver does while nothing comes can be told from what it does for a clip. What Ray's own two processes beside it take is told
 apart: they share the head's other cores.
 
-Where the target is missed: by py-spy most of a driver's time is Ray Data's scheduling loop, which goes round for every task and
-block that ends, whatever they hold. Starting and ending are spread over the clips of the run, so small runs look worse.
+Where the target is missed: in a profile half of the driver's samples were in Ray Data's scheduling loop (and a third in figures
+that are no longer sent). Starting and ending are spread over the clips of the run, so small runs look worse.
 """.strip()
 
 

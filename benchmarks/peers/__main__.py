@@ -155,6 +155,10 @@ are without start-up.
 """.strip()
 
 _NOTES = """
+Where a target is missed: Clipmill used more CPU time than the pool, datatrove, Daft and Data-Juicer, and its start-up, of which
+part comes after the first read, was not measured apart. In short work that weighs most; how much of the gap it is, only
+longer work can say.
+
 What each does beyond or below the others:
 
 - All decode every frame in one pass, but for Clipmill's fast mode, which leaves out those that no other is made from, and
