@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 
 from benchmarks import made
 from benchmarks.rounds import Figure
 from benchmarks.sampler import Usage
-from benchmarks.stand_ins import DIM, Decode, Embed
-from pipeline import events, flow, run
+from benchmarks.stand_ins import DIM, FRAMES_BYTES, Decode, Embed
+from cluster.attach import attached
+from pipeline import events, flow, plan, run
 from pipeline.plan import Step, staging
 from pipeline.progress import Progress
 
-CLIP_BYTES = 8 * 224 * 398 * 3  # of frames, which blocks do without here; they hold as many clips as if they had them
+REAL_BYTES = 8 * 224 * 398 * 3  # of a clip's frames; blocks hold as many clips as if theirs were as large
 
 # Of a run, between two marks of a watch. Starting is Ray's own, and what Ray Data makes of all blocks before it begins.
 _PARTS = {
@@ -86,21 +86,19 @@ def drive(folder: Path, output: Path, options: Mapping[str, Any]) -> Figure:
             staging(sizing, root, run_id),
         ]
 
-    of_one = _bytes_of_a_clip(config.clips.fingerprint())
     for name in ("DECODED_BLOCK_BYTES", "MOST_DECODED_BLOCK_BYTES"):
-        setattr(flow, name, getattr(flow, name) // CLIP_BYTES * of_one)
+        setattr(flow, name, getattr(flow, name) * FRAMES_BYTES // REAL_BYTES)
+    # A run cuts blocks by the size of its archive: these are as those of a large one, of which this is a part.
+    plan.BLOCKS_PER_CPU *= options["videos"] / max(options["videos"], options["of_videos"])
     before, watch = _usage().anonymous, Watch()
-    result = run.run(config, entries, run.Request(), _silent(), run.Parts(steps=steps), observers=[watch])
-    watch.mark("end")
+    with attached(object_store_bytes=config.resources.object_store_bytes):
+        # As on a cluster: on a Ray of its own a run believes in no machines but this one, whatever resources.machines says.
+        on_cluster = run.Request(address="auto")
+        result = run.run(config, entries, on_cluster, _silent(), run.Parts(steps=steps), observers=[watch])
+        watch.mark("end")
     if result.stopped_reason or result.promise_broken or dict(result.counts) != {"ok": options["videos"]}:
         raise RuntimeError(f"the run did not do its work: {result}")
     return _figures(watch, before)
-
-
-def _bytes_of_a_clip(clips_fingerprint: str) -> int:
-    """Of a row that decoding leaves, where it has no frames."""
-    rows = made.clip_rows(made.units(made.sources(0, 1).append_column("due", pa.array([["x" * 8]]))), 100, clips_fingerprint)
-    return int(rows.nbytes // rows.num_rows)
 
 
 def _figures(watch: Watch, before: int) -> Figure:

@@ -131,6 +131,7 @@ that are no longer sent). Starting and ending are spread over the clips of the r
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, rounds=1)
     parser.add_argument("--videos", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--of-videos", type=int, default=1_000_000, help="in the archive that blocks are cut for, at least")
     parser.add_argument("--clips", type=int, default=10, help="of a video")
     parser.add_argument("--cpus", type=int, default=8, help="that Ray believes in")
     parser.add_argument("--actors", type=int, default=2)
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--timeout-s", type=float, default=1800.0, help="seconds that one run may take")
     parser.add_argument("--profile", type=Path, help="has py-spy write where the time of the driver goes, as folded stacks")
     args = parser.parse_args(arguments)
-    names = ("clips", "cpus", "actors", "gpus", "slow_s", "epoch_clips", "video_mb")
+    names = ("of_videos", "clips", "cpus", "actors", "gpus", "slow_s", "epoch_clips", "video_mb")
     settings = {name: getattr(args, name) for name in names}
     section = Section("simulation", settings=settings, packages=("ray", "pyarrow"), folder=args.records)
     if not args.report:

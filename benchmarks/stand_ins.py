@@ -6,12 +6,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from benchmarks import made
+from schemas.rows import CLIP_ROW, PART_ROW, conform
 
 DIM = 8  # of the embeddings
 FLUSH_CLIPS = 16  # as decode does
+FRAMES_BYTES = 16 << 10  # of a clip, where real ones are a hundred times as large
 
 
 class Decode:
@@ -21,10 +24,10 @@ class Decode:
         self._clips, self._fingerprint, self._sleep_s = clips, clips_fingerprint, sleep_s
 
     def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
-        """PART_ROW rows, a unit at a time."""
+        """CLIP_ROW rows, a unit at a time."""
         for row in range(units.num_rows):
             time.sleep(self._sleep_s)
-            rows = made.clip_rows(units.slice(row, 1), self._clips, self._fingerprint)
+            rows = _with_frames(made.clip_rows(units.slice(row, 1), self._clips, self._fingerprint))
             for begin in range(0, rows.num_rows, FLUSH_CLIPS):
                 yield rows.slice(begin, FLUSH_CLIPS)
 
@@ -36,8 +39,17 @@ class Embed:
         self._entry, self._dim = entry, dim
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """PART_ROW rows with embeddings."""
+        """CLIP_ROW rows to PART_ROW rows with embeddings."""
         is_clip = rows["clip_id"].is_valid().combine_chunks()
         found = made.answers(is_clip, [self._entry], self._dim)["embeddings"]
         place = rows.schema.get_field_index("embeddings")
-        return rows.set_column(place, rows.schema.field(place), found)
+        return conform(rows.set_column(place, rows.schema.field(place), found).drop_columns(["frames"]), PART_ROW)
+
+
+def _with_frames(rows: pa.Table) -> pa.Table:
+    is_clip = rows["clip_id"].is_valid().to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(is_clip * FRAMES_BYTES)])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(bytes(offsets[-1]))]
+    return conform(
+        rows.append_column("frames", pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(is_clip), buffers)), CLIP_ROW
+    )

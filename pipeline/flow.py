@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import math
 import os
 import pickle
 import queue
 import threading
 import traceback
 import uuid
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
@@ -19,9 +16,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline import wire
 from pipeline.measured import Took
 from pipeline.metering import worker_meter
 from pipeline.plan import Step
+from pipeline.raydata import configure, deprecations_unheard
 from pipeline.worknotes import Notebook
 from schemas.secrets import hidden
 from stages.models.adapter import BrokenDevice
@@ -32,6 +31,9 @@ DECODED_BLOCK_BYTES = 24 << 20
 MOST_DECODED_BLOCK_BYTES = 96 << 20  # whatever the grain: a worker holds it twice
 BROKEN_DEVICE = 70  # exit status of a worker whose device is broken
 GATHER_S = 0.1  # that receipts gather before they are taken in
+# Of tasks, that is of decoding, of which there is always more than processors: the models' actors, which Ray keeps at 15, come
+# first, or the first of them would take half a minute to load.
+NICENESS = 19
 END_S = 30.0  # that the end of a dataset's tasks may take before the run goes on to its own end without it
 
 
@@ -46,6 +48,7 @@ class Worker:
     def __init__(self, step: Step, root: str, run_id: str, turn: int) -> None:
         import ray
 
+        wire.use()
         self._root, self._run_id, self._step = root, run_id, step.name
         self._notebook = Notebook(run_id, turn, ray.get_runtime_context().get_node_id(), step.name)
         with self._written_down("while the stage was built"):
@@ -91,6 +94,7 @@ class _WrittenDown:
 
 def _work(table: pa.Table, step: Step, root: str, run_id: str, turn: int) -> Iterator[pa.Table]:
     """A step that runs as tasks. A process keeps what it has built: the same worker serves many tasks of a round."""
+    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     key = pickle.dumps((step, root, run_id, turn))
     worker = _kept.pop(key, None) or Worker(step, root, run_id, turn)
     yield from worker(table)
@@ -122,8 +126,9 @@ def dataset(
 
     from pipeline.blocks import Blocks
 
-    _configure_ray_data(min(grain * DECODED_BLOCK_BYTES, MOST_DECODED_BLOCK_BYTES))
-    with _deprecations_unheard():
+    wire.use()
+    configure(min(grain * DECODED_BLOCK_BYTES, MOST_DECODED_BLOCK_BYTES))
+    with deprecations_unheard():
         # It asks for what the first step does, so that Ray makes one operator of the two.
         data = ray.data.read_datasource(Blocks(blocks), num_cpus=steps[0].cpus, ray_remote_args={"max_retries": 0})
     for step in steps:
@@ -145,36 +150,9 @@ def dataset(
                 "max_restarts": -1,
                 "max_task_retries": 0,
             }
-        with _deprecations_unheard():
+        with deprecations_unheard():
             data = data.map_batches(**call, **common)
     return data
-
-
-@contextlib.contextmanager
-def _deprecations_unheard() -> Iterator[None]:
-    """Ray 2.60 announces the end of `max_retries` and has no other name for it; pyproject.toml stays below that end."""
-    from ray.util.annotations import RayDeprecationWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        yield
-
-
-def _configure_ray_data(block_bytes: int) -> None:
-    from ray.data import DataContext
-
-    with contextlib.suppress(ImportError):  # of Ray 2.60
-        from ray.data._internal.block_batching.iter_batches import BatchIterator
-
-        # Every five seconds it would send figures of all blocks so far to an actor that nobody asks.
-        BatchIterator.UPDATE_METRICS_INTERVAL_S = math.inf
-    context = DataContext.get_current()
-    context.target_max_block_size = block_bytes
-    context.max_errored_blocks = -1  # a block lost with its worker shows in missing receipts; those units run again
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # What Ray Data would print of a failed block, its worker has written down (faults_folder), and the run reports.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _together(tables: Sequence[pa.Table]) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,11 @@ class Step:
 
 
 def steps(config: JobConfig, entries: Sequence[Entry], sizing: Sizing, output: str, run_id: str) -> list[Step]:
-    """Decode, the model stages as one step where there are any, and staging; entries run in the order given."""
+    """Decode, the model stages as one step where there are any, and staging; entries run in the order given.
+
+    Without GPUs the actors stage what they have made: a process for it would cost more than it does, and parts are written
+    while others decode. Beside a GPU it is a step of its own, so that the GPU never waits for the storage.
+    """
     from stages.decode import Decode
     from stages.roots import Roots
 
@@ -46,10 +50,20 @@ def steps(config: JobConfig, entries: Sequence[Entry], sizing: Sizing, output: s
     roots = Roots.of(config.input.allow)
     decode = (config.clips, frame_counts, resources.unit_deadline_s, resources.worker_memory_bytes, roots)
     plan = [Step("decode", Decode, decode, cpus=sizing.decode_cpus)]
+    last = staging(sizing, output, run_id)
     if entries:
-        plan.append(_model_step(config, entries, sizing))
-    plan.append(staging(sizing, output, run_id))
-    return plan
+        models = _model_step(config, entries, sizing)
+        if not models.gpus:
+            return [*plan, _with(models, last)]
+        plan.append(models)
+    return [*plan, last]
+
+
+def _with(models: Step, last: Step) -> Step:
+    from stages.chain import Joined, Link
+
+    links = tuple(Link(step.stage, step.args) for step in (models, last))
+    return replace(models, name=f"{models.name} + {last.name}", stage=Joined, args=(links,))
 
 
 def staging(sizing: Sizing, output: str, run_id: str) -> Step:

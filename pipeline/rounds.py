@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cluster.attach import alive_nodes
 from pipeline import plan, witness
-from pipeline.flow import Receipts, dataset
+from pipeline.flow import GATHER_S, Receipts, dataset
 from pipeline.measured import Took, added
 from pipeline.plan import Step
 from pipeline.session import Session
@@ -157,7 +157,7 @@ class Rounds:
         data = dataset(
             blocks, steps, self._root, self._session.run_id, self._number, one_by_one=turn.is_lonely, grain=self._grain
         )
-        nodes, receipts, came = alive_nodes(), Receipts(data), False
+        nodes, receipts, came = alive_nodes(), Receipts(data, gather_s=self._grain * GATHER_S), False
         last_receipt_s = time.monotonic()
         try:
             while True:

@@ -19,15 +19,22 @@ class Link:
     args: tuple[Any, ...]
 
 
-class Chain:
-    """Builds its links in order and passes each table through all of them; frames leave at the end."""
+class Joined:
+    """Builds its links in order and passes each table through all of them."""
 
     def __init__(self, links: Sequence[Link]) -> None:
         self._stages = [link.stage(*link.args) for link in links]
 
-    def __call__(self, clips: pa.Table) -> pa.Table:
-        """CLIP_ROW in, PART_ROW (no frames) out."""
-        clips = conform(clips, CLIP_ROW)
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """What the first link takes to what the last one makes."""
         for stage in self._stages:
-            clips = stage(clips)
-        return conform(clips.drop_columns(["frames"]), PART_ROW)
+            rows = stage(rows)
+        return rows
+
+
+class Chain(Joined):
+    """Of model stages: frames leave at the end."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """CLIP_ROW in, PART_ROW (no frames) out."""
+        return conform(super().__call__(conform(rows, CLIP_ROW)).drop_columns(["frames"]), PART_ROW)

@@ -102,14 +102,15 @@ def at(step: str) -> Busy:
     return lambda spec, is_alive, skip: caught(step, spec.input, is_alive, skip).owner.pid
 
 
+MODELS = "embed + stage parts"  # the step of the models' actors, where there are no GPUs
 # what dies -> whether the run has a model, which part is slow, who is caught, how many others are let pass first
 WORKERS: dict[str, tuple[bool, str, Busy, int]] = {
     "decode workers": (False, "decode_pause_s", at("decode"), 8),
-    "model actors": (True, "model_pause_s", at("embed"), 8),
+    "model actors": (True, "model_pause_s", at(MODELS), 8),
     "publishing workers": (False, "publish_pause_s", publishing, 1),
     "staging workers": (False, "stage_pause_s", at("stage parts"), 8),
 }
-NODES = {"nodes that decode": "decode", "nodes whose actor holds a batch": "embed"}
+NODES = {"nodes that decode": "decode", "nodes whose actor holds a batch": MODELS}
 KINDS = (*WORKERS, *NODES)
 
 
@@ -131,7 +132,7 @@ def node_lost(kind: str, rng: random.Random, archive: str, folder: Path) -> tupl
     with grid() as nodes:
         nodes.grow(2)
         slow = {"decode_pause_s": PAUSE_S, "model_pause_s": PAUSE_S}
-        spec = spec_of(archive, folder, nodes.address, step == "embed", **slow)
+        spec = spec_of(archive, folder, nodes.address, step == MODELS, **slow)
 
         def lose(is_alive: Callable[[], bool]) -> None:
             nodes.lose(caught(step, archive, is_alive, rng.randrange(8)).node)

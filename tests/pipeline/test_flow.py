@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import worknotes
-from pipeline.flow import Receipts, dataset, faults_folder
+from pipeline.flow import NICENESS, Receipts, dataset, faults_folder
 from pipeline.plan import Step
 from stages.models.adapter import BrokenDevice
 
@@ -94,6 +94,32 @@ def test_rows_pass_from_generating_tasks_through_actors(tmp_path: Path) -> None:
 def test_a_video_that_ends_its_worker_costs_only_its_own_block(tmp_path: Path) -> None:
     rows = receipts_of(["a", "killer", "b"], tmp_path)
     assert {row["video_id"] for row in rows} == {"a", "b"}
+
+
+class Patience:
+    """Rows with the niceness of the process that they went through."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        return rows.append_column(f"niceness {len(rows.columns)}", pa.array([niceness] * rows.num_rows))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_decoding_leaves_the_processors_to_whatever_waits_for_them(tmp_path: Path) -> None:
+    steps = [Step("decode", Patience, (), cpus=0.45), Step("models", Patience, (), cpus=0.05, actors=(1, 1))]
+    (row,) = receipts_of(["a"], tmp_path, steps)
+    decoding, models = (value for name, value in row.items() if name.startswith("niceness"))
+    assert decoding == NICENESS > models
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_no_process_collects_figures_for_a_dashboard_that_is_not_there(tmp_path: Path) -> None:
+    import ray
+    from ray.data._internal.stats import STATS_ACTOR_NAME, STATS_ACTOR_NAMESPACE
+
+    receipts_of(["a"], tmp_path)
+    with pytest.raises(ValueError, match="Failed to look up actor"):
+        ray.get_actor(STATS_ACTOR_NAME, namespace=STATS_ACTOR_NAMESPACE)
 
 
 @pytest.mark.usefixtures("ray_session")

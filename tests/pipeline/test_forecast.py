@@ -54,7 +54,7 @@ def test_a_plan_counts_the_work_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_plan_names_the_steps_with_what_they_ask_for(tmp_path: Path) -> None:
     found = forecast(make_archive(tmp_path / "archive"), tmp_path / "out", "resources.device=cpu", "resources.actors=1")
-    assert [step.name for step in found.steps] == ["decode", "classify + embed + caption", "stage parts"]
+    assert [step.name for step in found.steps] == ["decode", "classify + embed + caption + stage parts"]
     assert found.steps[1].runs_as == "1 actor"
     assert all(step.gpus == 0 for step in found.steps)
     text = "\n".join(found.lines())
@@ -91,8 +91,7 @@ def test_a_plan_without_gpus_shares_the_cpus(tmp_path: Path) -> None:
     assert "machines           1 of 4 CPUs" in found.lines()
     assert steps_of(found) == [
         "1. decode: tasks, up to 8 at a time, 0.45 CPU each",
-        "2. classify + embed + caption: 1 to 2 actors, 0.05 CPU each",
-        "3. stage parts: tasks beside them, 0.01 CPU each",
+        "2. classify + embed + caption + stage parts: 1 to 2 actors, 0.05 CPU each",
         "speed: not known until a run has measured it",
     ]
 
@@ -100,6 +99,7 @@ def test_a_plan_without_gpus_shares_the_cpus(tmp_path: Path) -> None:
 def test_a_plan_on_machines_of_several_kinds_names_them_and_the_kind_that_actors_insist_on(tmp_path: Path) -> None:
     cluster = ClusterSize.of([Machine(0.0), L4, L4, A100, Machine(32.0)])
     found = forecast(make_archive(tmp_path / "archive"), tmp_path / "out", cluster=cluster)
+    assert steps_of(found)[2] == "3. stage parts: tasks beside them, 0.01 CPU each"
     assert found.machines == ["1 of 96 CPUs and 8 A100", "2 of 8 CPUs and 1 L4", "1 of 32 CPUs"]
     assert steps_of(found)[1] == "2. classify + embed + caption: 10 actors, 1 CPU, 1 GPU each"
     sets = ("resources.accelerator_type=A100", "resources.gpus_per_actor=0.5")
@@ -124,15 +124,14 @@ def test_what_a_run_has_measured_gives_speeds_and_the_step_that_limits(tmp_path:
     config = settings.load(preset="embedded", input_uri=str(archive), output=store.root)
     recipe = Recipe.of(config.clips.fingerprint(), resolved(config))
     made.write_log(store, ("open", "r1"), ("close", "r1"))
-    took = {"decode": Took(50, 60), "classify + embed + caption": Took(30, 70), "stage parts": Took(0.5, 3)}
+    took = {"decode": Took(50, 60), "classify + embed + caption + stage parts": Took(30, 70)}
     body = {"recipe": recipe.to_json(), "summary": to_record("cpu", 1000, took)}
     store.write("_runs/r1/run.json", json.dumps(body).encode())
     found = forecast(archive, tmp_path / "out")
     assert found.speed is not None
     assert steps_of(found) == [
         "1. decode: tasks, up to 8 at a time, 0.45 CPU each; up to 80 clips/s",
-        "2. classify + embed + caption: 1 to 2 actors, 0.05 CPU each; up to 67 clips/s",
-        "3. stage parts: tasks beside them, 0.01 CPU each; up to 8,000 clips/s",
+        "2. classify + embed + caption + stage parts: 1 to 2 actors, 0.05 CPU each; up to 67 clips/s",
         "speed: about 50 clips/s, limited by decode; measured by run r1",
     ]
     assert json.loads(json.dumps(found.to_json()))["speed"]["limit"] == "decode"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.sizing import Sizing
-from pipeline.plan import BLOCK_BYTES, BLOCK_FILES, blocks, steps, unit_bytes
+from pipeline.plan import BLOCK_BYTES, BLOCK_FILES, Step, blocks, steps, unit_bytes
 from schemas.config import EmbedConfig, InputConfig, JobConfig
 from schemas.entries import Entry
 from schemas.rows import UNIT_ROW
@@ -51,12 +51,21 @@ def test_a_coarse_grain_makes_fewer_blocks_of_much_work_but_not_of_little() -> N
     assert len(list(blocks(little, 2, grain=8))) == len(list(blocks(little, 2)))
 
 
-@pytest.mark.parametrize(("grain", "batches"), [(1, (None, None)), (1, (16, None)), (8, (128, 256))])
-def test_batches_grow_with_the_grain(grain: int, batches: tuple[int | None, int | None]) -> None:
-    sizing = Sizing("cuda", "bfloat16", 0.45, 1.0, 1.0 if batches[0] else 0.0, 1, 1, grain=grain)
+def steps_on(gpus: float, grain: int = 1) -> list[Step]:
+    sizing = Sizing("cuda" if gpus else "cpu", "bfloat16", 0.45, 1.0, gpus, 1, 1, grain=grain)
     entry = Entry("embed", EmbedConfig(model="org/clip"), "revision", "fingerprint", "/weights")
     config = JobConfig(input=InputConfig(uri="/videos"), output="/tables", embed=(entry.config,))
-    assert tuple(step.batch_rows for step in steps(config, [entry], sizing, "/tables", "run")[1:]) == batches
+    return steps(config, [entry], sizing, "/tables", "run")
+
+
+def test_actors_stage_what_they_have_made_unless_a_gpu_would_wait_for_it() -> None:
+    assert [(step.name, step.actors) for step in steps_on(gpus=0.0)] == [("decode", None), ("embed + stage parts", (1, 1))]
+    assert [step.name for step in steps_on(gpus=0.5)] == ["decode", "embed", "stage parts"]
+
+
+@pytest.mark.parametrize(("grain", "gpus", "batches"), [(1, 0.0, [None]), (1, 1.0, [16, None]), (8, 1.0, [128, 256])])
+def test_batches_grow_with_the_grain(grain: int, gpus: float, batches: list[int | None]) -> None:
+    assert [step.batch_rows for step in steps_on(gpus, grain)[1:]] == batches
 
 
 def test_the_largest_units_come_first_and_units_of_one_video_stay_together() -> None:
