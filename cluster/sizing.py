@@ -26,7 +26,7 @@ STAGING_CPUS = 0.01
 # CPUs of a cluster without GPUs, it has time enough; beyond, blocks and batches grow with the cluster.
 FINE_ACTORS = 8
 FINE_CPUS = 128
-COARSEST = 8
+COARSEST = 16
 GPU_ACTOR_CPUS = 1.0  # beside a GPU, unless that were more than half of the machine's CPUs
 _GROWTH_HINT = "; where an autoscaler brings machines, say which in resources.machines"
 

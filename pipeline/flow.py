@@ -28,7 +28,7 @@ from stages.storage import Store
 
 # A generator's rows leave its task when they pass this size: small enough that models start soon, large enough for a batch.
 DECODED_BLOCK_BYTES = 24 << 20
-MOST_DECODED_BLOCK_BYTES = 96 << 20  # whatever the grain: a worker holds it twice
+MOST_DECODED_BLOCK_BYTES = 192 << 20  # whatever the grain: a worker holds it twice
 BROKEN_DEVICE = 70  # exit status of a worker whose device is broken
 GATHER_S = 0.1  # that receipts gather before they are taken in
 # Of tasks, that is of decoding, of which there is always more than processors: the models' actors, which Ray keeps at 15, come

@@ -30,7 +30,6 @@ from schemas.tables import VideoStatus
 from stages.storage import Store
 
 BATCH_PARTS = 2_000
-DELETED_AT_A_TIME = 64  # requests' worth of keys, of those that clear away what was staged
 POLL_S = 1.0
 _PART = re.compile(r"/[0-9a-f]{32}-\d{4,}\.[^/]+\.parquet$")
 
@@ -217,8 +216,9 @@ class Recovery:
         epochs = [self._log.epochs[number] for number in state.epochs]
         if state.clean or not state.closed or any(not (epoch.commit or epoch.void) for epoch in epochs):
             return
-        for batch in _batched(leftovers(self._store, self._log, run), DELETED_AT_A_TIME * self._store.deletes_together):
-            list(mapped(self._store.delete_all, _groups(batch, self._store.deletes_together)))
+        keys = leftovers(self._store, self._log, run)
+        for _ in mapped(self._store.delete_all, _batched(keys, self._store.deletes_together)):
+            pass
         body = self._signed()
         self._log.append("clean", run, lambda _: None if self._log.runs[run].clean else body)
 
@@ -267,10 +267,6 @@ def _is_worth_a_row(found: Outcome) -> bool:
 def _batched(keys: Iterator[str], size: int = BATCH_PARTS) -> Iterator[list[str]]:
     while batch := list(islice(keys, size)):
         yield batch
-
-
-def _groups(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (keys[begin : begin + size] for begin in range(0, len(keys), size))
 
 
 def unlock(store: Store, runs: Collection[str] | None = None, clock: Clock | None = None) -> Recovered:

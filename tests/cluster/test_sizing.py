@@ -32,7 +32,7 @@ def test_a_cluster_with_gpus_gets_one_actor_for_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "grain"), [(2, 0, 1), (128, 0, 1), (129, 0, 2), (64, 8, 1), (256, 9, 2), (2000, 32, 4), (9000, 500, 8)]
+    ("cpus", "gpus", "grain"), [(2, 0, 1), (128, 0, 1), (129, 0, 2), (64, 8, 1), (256, 9, 2), (2000, 32, 4), (9000, 500, 16)]
 )
 def test_the_larger_the_cluster_the_coarser_its_blocks_and_batches(cpus: float, gpus: float, grain: int) -> None:
     assert size(ResourcesConfig(), ClusterSize(cpus, gpus, nodes=1)).grain == grain
