@@ -35,6 +35,7 @@ from pipeline.gather import EpochPlan
 from pipeline.objects import Written, examined
 from pipeline.session import Session
 from stages.discover import Discovery
+from stages.memory import return_freed_memory, trim_memory
 from stages.storage import Store
 from stages.units import units_of
 
@@ -108,6 +109,7 @@ def _said(store: Store, found: EpochPlan, number: int) -> Written:
 def look(output: Path, manifest: Path) -> Figure:
     """Reads log and ledger, lists the manifest, finds out what is due, cuts it into units and blocks. In this process."""
     config, entries = made.job(str(output), str(manifest), STAGES)
+    return_freed_memory()
     with tempfile.TemporaryDirectory() as nothing:  # what is loaded at the first use is no part of it
         Session.look(Store(nothing), config, entries)
     before, began_s = _own_bytes(), time.monotonic()
@@ -131,6 +133,7 @@ def _status() -> Usage:
 
 
 def _own_bytes() -> int:
+    trim_memory()  # as a run does all the time
     return _status().anonymous
 
 
