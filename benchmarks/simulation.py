@@ -117,14 +117,12 @@ def _targets(results: Results) -> list[Row]:
 
 _WORDS = """
 `python -m benchmarks.simulation`. The run, its driver, Ray Data, staging, publishing and the log are the real ones; decoding
-and the embedder make rows of numbers. Ten clips and 20 MB a video; blocks and batches as for a cluster of 500 GPUs. All
-processes share this machine, so the time of a run says nothing about a cluster; the CPU time of its driver does: listing;
-starting Ray and its dataset; working, from the first receipt to the last; ending. Once the stages sleep, so that what the
-driver does while nothing comes can be told from what it does for a clip. What Ray's own two processes beside it take is told
-apart: they share the head's other cores.
-
-Where the target is missed: in a profile half of the driver's samples were in Ray Data's scheduling loop (and a third in figures
-that are no longer sent). Starting and ending are spread over the clips of the run, so small runs look worse.
+and the embedder make rows of numbers. Ten clips and 20 MB a video; blocks and batches are cut as for a cluster of 500 GPUs and
+an archive of a million videos. A clip's frames are 16 KB instead of 2 MB, and blocks may hold as much less. All processes share
+this machine, so the time of a run says nothing about a cluster; the CPU time of its driver does: listing, with attaching to
+Ray; starting the dataset; working, from the first receipt to the last; ending. Once the stages sleep, so that what the driver
+does while nothing comes can be told from what it does for a clip. What Ray's own two processes beside it take is told apart:
+they share the head's other cores. Starting and ending are spread over the clips of the run, so small runs look worse.
 """.strip()
 
 
