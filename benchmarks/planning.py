@@ -186,8 +186,8 @@ _WORDS = """
 `python -m benchmarks.planning`. The ledger holds as many videos as there are sources, of three models, in epochs of 50,000;
 the sources are local files named by a Parquet manifest, so listing asks the disk about each. Once they are those of the
 ledger, once others. Reading the ledger is what a run begins with; then sources are listed, compared and cut into units and
-blocks. Memory of a known video is what reading the ledger has left behind, of which the tables themselves are 33 bytes; of a due
-source, what planning a run over all takes more than over none.
+blocks. Memory of a known video is what reading the ledger has left behind, of which the tables themselves are 33 bytes; of a
+due source, what planning a run over all takes more than over none.
 """.strip()
 
 
