@@ -51,10 +51,10 @@ def unpacked(parts: Packed) -> pa.Table:
     place = _place(table.schema, pa.int64())
     if place is None or parts.frames is None:
         return table
-    lengths = table.column(place).combine_chunks()
+    lengths = table.column(place).to_numpy()
     chunks, first = [], 0
     for rows, data in parts.frames:
-        chunks.append(_frames(lengths.slice(first, rows), data))
+        chunks.append(_frames(lengths[first : first + rows], data))
         first += rows
     return table.set_column(place, table.schema.field(place).with_type(_KIND), pa.chunked_array(chunks, _KIND))
 
@@ -76,10 +76,13 @@ def _bytes_of(chunk: pa.LargeBinaryArray) -> pa.Buffer:
 
 
 def _lengths(chunk: pa.LargeBinaryArray) -> pa.Array:
-    return pa.array(np.diff(_offsets(chunk)), mask=chunk.is_null().to_numpy(zero_copy_only=False))
+    """Bytes of each value; of a null, which may lie over some, -1 less them."""
+    lengths = np.diff(_offsets(chunk))
+    return pa.array(np.where(chunk.is_null().to_numpy(zero_copy_only=False), -1 - lengths, lengths))
 
 
-def _frames(lengths: pa.Array, data: pa.Buffer) -> pa.LargeBinaryArray:
-    offsets = np.concatenate([[0], np.cumsum(lengths.fill_null(0).to_numpy())]).astype(np.int64)
-    valid = np.packbits(lengths.is_valid().to_numpy(zero_copy_only=False), bitorder="little")
-    return pa.LargeBinaryArray.from_buffers(_KIND, len(lengths), [pa.py_buffer(valid), pa.py_buffer(offsets), data])
+def _frames(lengths: np.ndarray, data: pa.Buffer) -> pa.LargeBinaryArray:
+    is_valid = lengths >= 0
+    offsets = np.concatenate([[0], np.cumsum(np.where(is_valid, lengths, -1 - lengths))]).astype(np.int64)
+    valid = pa.py_buffer(np.packbits(is_valid, bitorder="little"))
+    return pa.LargeBinaryArray.from_buffers(_KIND, len(lengths), [valid, pa.py_buffer(offsets), data])

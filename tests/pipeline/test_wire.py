@@ -62,6 +62,13 @@ def test_a_slice_takes_only_its_own_bytes_along(rows: pa.Table) -> None:
     assert not any(b"aaaa" in bytes(one) or b"cccc" in bytes(one) for one in buffers)
 
 
+def test_a_null_may_lie_over_bytes(rows: pa.Table) -> None:
+    buffers = [pa.py_buffer(bytes([0b11101])), pa.py_buffer(np.array([0, 2, 5, 6, 6, 8], np.int64)), pa.py_buffer(b"aaxxxbcc")]
+    frames = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 5, buffers)
+    arrived, _ = sent(conform(rows.append_column("frames", frames), CLIP_ROW))
+    assert arrived["frames"].to_pylist() == [b"aa", None, b"b", b"", b"cc"]
+
+
 @pytest.mark.parametrize("schema", [CLIP_ROW, PART_ROW, RECEIPT], ids=["clips", "parts", "receipts"])
 def test_a_table_without_rows_keeps_its_columns(schema: pa.Schema) -> None:
     arrived, _ = sent(schema.empty_table())
@@ -84,6 +91,7 @@ def test_many_chunks_become_one_but_for_frames(rows: pa.Table) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
 def test_ray_hands_tables_over_in_this_form(rows: pa.Table) -> None:
     import ray
 
