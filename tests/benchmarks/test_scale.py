@@ -23,7 +23,7 @@ def test_an_archive_is_counted_in_whole_parts_and_blocks() -> None:
     archive = Amounts.of(ASSUMED)
     assert (archive.clips, archive.videos, archive.epochs) == (360_000, 6000, 10)
     assert archive.parts == 6000 + 360_000 / 32
-    assert Amounts.of(replace(ASSUMED, nodes=64, gpus=8)).parts == 6000 + 360_000 / 256  # batches grow with the cluster
+    assert Amounts.of(replace(ASSUMED, nodes=64, gpus=8)).parts == 6000 + 360_000 / 512  # batches grow with the cluster
     assert Amounts.of(replace(ASSUMED, video_minutes=30)).parts == 2000 * 3 + 360_000 / 32  # of three units each
     assert archive.blocks == 6000 * 39  # 167 MB of a video are 40 blocks of 4 MB
 
