@@ -70,6 +70,16 @@ def build(recordings: Path, folder: Path, copies: int) -> Archive:
     return Archive(folder, files, windows, frames)
 
 
+def smallest(archive: Archive, folder: Path) -> Path:
+    """A folder with the smallest recording of the archive alone, once for each of two processors; made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    recording = min(archive.folder.glob("*-00.mp4"), key=lambda path: path.stat().st_size)
+    for number in range(2):
+        shutil.copy(recording, folder / f"{number}.mp4")
+    return folder
+
+
 def _pictures(path: Path) -> Iterator[av.VideoFrame]:
     """The frames of a recording; none of one that does not decode whole. In one pixel format, with even sides."""
     try:

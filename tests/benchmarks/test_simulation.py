@@ -8,22 +8,25 @@ from benchmarks.stand_ins import DIM, Decode, Embed
 from schemas.rows import PART_ROW, conform
 
 
-def figure(working_s: float, working_cpu_s: float) -> dict[str, float]:
+def figure(working_s: float, working_cpu_s: float, clips: int = 1000) -> dict[str, float]:
     others = {f"{part}_cpu_s": 1.0 for part in PARTS if part != "working"}
-    return {"working_s": working_s, "working_cpu_s": working_cpu_s, "clips": 1000, **others}
+    return {"working_s": working_s, "working_cpu_s": working_cpu_s, "clips": clips, **others}
 
 
-def test_what_a_driver_takes_while_nothing_comes_is_told_from_what_a_clip_takes() -> None:
+def test_what_a_driver_takes_is_of_a_run_of_a_second_and_of_a_clip() -> None:
     idle, clip_s = 0.05, 0.002
-    fast, slow = (figure(took_s, idle * took_s + 1000 * clip_s) for took_s in (10.0, 40.0))
-    found = Costs.of(fast, slow)
+    small, fast, slow = (
+        figure(took_s, idle * took_s + clips * clip_s, clips) for took_s, clips in ((2.0, 100), (10.0, 1000), (40.0, 1000))
+    )
+    found = Costs.of(small, fast, slow)
     assert found.idle == pytest.approx(idle)
-    assert found.clip_s == pytest.approx(clip_s + 0.003)  # listing, starting and ending belong to the clips, too
-    assert found.limit_clips_s == pytest.approx((1 - idle) / 0.005)
+    assert found.clip_s == pytest.approx(clip_s)
+    assert found.run_s == pytest.approx(3.0)  # listing, starting and ending
+    assert found.limit_clips_s == pytest.approx((1 - idle) / clip_s)
 
 
 def test_a_slow_run_that_was_not_slower_tells_nothing_of_idleness() -> None:
-    assert Costs.of(figure(10.0, 2.0), figure(10.0, 2.5)).idle == 0.0
+    assert Costs.of(figure(1.0, 0.2, 100), figure(10.0, 2.0), figure(10.0, 2.5)).idle == 0.0
 
 
 def test_stand_ins_make_the_rows_that_the_real_stages_make() -> None:
