@@ -85,7 +85,7 @@ def _read_parquet(file: BinaryIO) -> Iterator[tuple[str | None, str | None]]:
     names = parquet.schema_arrow.names
     _check_columns(names)
     columns = [name for name in ("uri", "id") if name in names]
-    for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+    for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):  # whose memory threads would keep
         for row in batch.to_pylist():
             uri, id_ = row["uri"], row.get("id")
             yield None if uri is None else str(uri), None if id_ is None else str(id_)
