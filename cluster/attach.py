@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.alone import few_processes
 from cluster.machines import ClusterSize, Group, from_ray, machine_of, this_machine
 from schemas.errors import BadRequest
 
@@ -161,7 +162,7 @@ def _connect(address: str | None, object_store_bytes: int | None, metrics_port: 
     }
     local = {} if address else own
     try:
-        with contextlib.chdir(empty), _without_native_chatter():
+        with contextlib.chdir(empty), _without_native_chatter(), contextlib.nullcontext() if address else few_processes():
             # "local": without it Ray would join any cluster that somebody runs on this machine.
             ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
     except Exception as error:  # Ray says by a plain one that a node did not start in time

@@ -14,6 +14,8 @@ def configure(block_bytes: int) -> None:
     from ray.data import DataContext
 
     _send_fewer_figures()
+    if _is_our_own():
+        _coordinate_nothing()
     context = DataContext.get_current()
     context.target_max_block_size = block_bytes
     context.max_errored_blocks = -1  # a block lost with its worker shows in missing receipts; those units run again
@@ -36,6 +38,68 @@ def _send_fewer_figures() -> None:
             for name in ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics"):
                 getattr(_StatsManager, name)  # AttributeError where there is none to replace
                 setattr(_StatsManager, name, staticmethod(_sends_nothing))
+
+
+def _is_our_own() -> bool:
+    """Whether this process has started the Ray that it is connected to, which then is one node and has no other driver."""
+    from ray._private import worker
+
+    node = getattr(worker, "_global_node", None)
+    return bool(node is not None and node.head and not node.address_info.get("webui_url"))
+
+
+def _coordinate_nothing() -> None:
+    """Ray Data has an actor that divides a cluster among datasets, and one that knows on which node actors are: on one node
+    that one dataset has, two processes more, each of which imports all of Ray Data.
+    """
+    with contextlib.suppress(ImportError, AttributeError):  # of Ray 2.60
+        from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler as autoscaler
+        from ray.data._internal.execution.operators import actor_pool_map_operator as actors
+
+        autoscaler.DefaultAutoscalingCoordinator  # noqa: B018 - AttributeError where there is none to replace
+        actors.get_actor_locations, actors.get_or_create_actor_location_tracker  # noqa: B018
+        autoscaler.DefaultAutoscalingCoordinator = WholeNode
+        actors.get_actor_locations = _locates_nothing
+        actors.get_or_create_actor_location_tracker = NoTracker
+
+
+class WholeNode:
+    """Ray Data's coordinator of resources where all there are belong to one dataset."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        import ray
+
+        kinds = ("CPU", "GPU", "memory", "object_store_memory")
+        self._nodes = {
+            node["NodeID"]: {kind: node["Resources"][kind] for kind in kinds if kind in node["Resources"]}
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+
+    def request_resources(self, *_: object, **__: object) -> None:
+        """Nobody could bring more."""
+
+    def cancel_request(self) -> None:
+        """Nothing was asked for."""
+
+    def get_reserved_resources(self) -> dict[str, dict[str, float]]:
+        """By node, the resources of all."""
+        return {node: dict(resources) for node, resources in self._nodes.items()}
+
+
+class NoTracker:
+    """What an actor of a dataset tells its node: nobody, by the call that it would make of a remote actor."""
+
+    class _Call:
+        def remote(self, *_: object, **__: object) -> None:
+            return None
+
+    update_actor_location = _Call()
+
+
+def _locates_nothing(_actors: object) -> dict[str, str]:
+    """No news: Ray Data goes by where an actor was when it started."""
+    return {}
 
 
 def _sends_nothing(*_: object, **__: object) -> None:

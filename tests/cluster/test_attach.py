@@ -211,3 +211,10 @@ def test_workers_without_work_are_kept_for_the_next() -> None:
     pids = set(ray.get([worker.remote() for _ in range(4 * (os.cpu_count() or 1))]))
     time.sleep(4.0)  # Ray's own is one second, and it looks five times a second
     assert all(psutil.pid_exists(pid) for pid in pids)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_ray_of_our_own_is_no_more_than_a_node_and_its_state() -> None:
+    found = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+    programs = {name for name in ("gcs_server", "raylet", "dashboard.py", "monitor.py") if any(name in one for one in found)}
+    assert programs == {"gcs_server", "raylet"}

@@ -13,6 +13,7 @@ import pytest
 from pipeline import worknotes
 from pipeline.flow import NICENESS, Receipts, dataset, faults_folder
 from pipeline.plan import Step
+from pipeline.raydata import WholeNode
 from stages.models.adapter import BrokenDevice
 
 pytestmark = pytest.mark.ray
@@ -120,6 +121,18 @@ def test_no_process_collects_figures_for_a_dashboard_that_is_not_there(tmp_path:
     receipts_of(["a"], tmp_path)
     with pytest.raises(ValueError, match="Failed to look up actor"):
         ray.get_actor(STATS_ACTOR_NAME, namespace=STATS_ACTOR_NAMESPACE)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_on_a_node_of_our_own_nobody_coordinates_and_all_of_it_is_the_dataset_s(tmp_path: Path) -> None:
+    import ray
+
+    receipts_of(["a", "b"], tmp_path)
+    for name in ("AutoscalingCoordinator", "ActorLocationTracker"):
+        with pytest.raises(ValueError, match="Failed to look up actor"):
+            ray.get_actor(name, namespace=name)
+    (resources,) = WholeNode().get_reserved_resources().values()
+    assert resources == {kind: ray.cluster_resources()[kind] for kind in ("CPU", "memory", "object_store_memory")}
 
 
 @pytest.mark.usefixtures("ray_session")
