@@ -17,9 +17,9 @@ from schemas.errors import BadRequest
 
 __all__ = ["Sizing", "decoders", "expected", "size", "this_machine"]
 
-# Small requests, because on CPUs the operating system shares cores between decoding and models better than Ray's
-# whole-number bookkeeping does: with 0.45 two cores stay busy, with 0.95 a quarter of the time is lost (docs/decisions.md).
-DECODE_CPUS = 0.45
+DECODE_CPUS = 0.45  # beside GPUs: two decoders on a core, so that one can wait for its storage
+# Where models share the cores, one on each: the operating system, which knows of no requests, lets them have what models leave.
+CPU_DECODE_CPUS = 0.9
 CPU_ACTOR_CPUS = 0.05
 STAGING_CPUS = 0.01
 # Ray Data's driver takes some milliseconds for every task and block, on one core, whatever they hold. Up to so many actors, or
@@ -60,14 +60,12 @@ def size(resources: ResourcesConfig, cluster: ClusterSize) -> Sizing:
     machines = cluster.at_most()
     is_alone = cluster.nodes == 1 and cluster.cpus > 0
     hint = "" if cluster.groups or is_alone else _GROWTH_HINT
-    decode_cpus = resources.decode_cpus or DECODE_CPUS
-    most_cpus = max(machine.cpus for machine in machines)
-    if decode_cpus > most_cpus:
+    wanted, most_cpus = resources.decode_cpus or DECODE_CPUS, max(machine.cpus for machine in machines)
+    if wanted > most_cpus:
         raise BadRequest(
-            f"resources.decode_cpus: {decode_cpus:g} CPUs for one decode task, and no machine has more than {most_cpus:g}{hint}"
+            f"resources.decode_cpus: {wanted:g} CPUs for one decode task, and no machine has more than {most_cpus:g}{hint}"
         )
-    found = _on_gpus if _wants_gpus(resources, machines) else _on_cpus
-    sizing = found(resources, cluster, decode_cpus, hint)
+    sizing = (_on_gpus if _wants_gpus(resources, machines) else _on_cpus)(resources, cluster, hint)
     if resources.min_actors and sizing.actors_min > sizing.actors_max:
         raise BadRequest(f"resources.min_actors: {sizing.actors_min} actors at least, and {sizing.actors_max} at most")
     return sizing
@@ -79,7 +77,7 @@ def _wants_gpus(resources: ResourcesConfig, machines: Mapping[Machine, int]) -> 
     return resources.device == "cuda"
 
 
-def _on_cpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: float, hint: str) -> Sizing:
+def _on_cpus(resources: ResourcesConfig, cluster: ClusterSize, hint: str) -> Sizing:
     """Actors ask for next to nothing: they and decoding share the cores as the operating system sees fit."""
     if resources.accelerator_type:
         raise BadRequest(
@@ -87,7 +85,9 @@ def _on_cpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: floa
         )
     cpus = total_cpus(cluster.at_most())
     fewest = resources.min_actors or 1
-    if fewest * CPU_ACTOR_CPUS + decode_cpus > cpus:
+    left = cpus - fewest * CPU_ACTOR_CPUS
+    decode_cpus = resources.decode_cpus or (CPU_DECODE_CPUS if left >= CPU_DECODE_CPUS else DECODE_CPUS)
+    if decode_cpus > left:
         raise BadRequest(f"resources.min_actors: {fewest} actors leave decoding nothing of {cpus:g} CPUs{hint}")
     return Sizing(
         device="cpu",
@@ -101,7 +101,8 @@ def _on_cpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: floa
     )
 
 
-def _on_gpus(resources: ResourcesConfig, cluster: ClusterSize, decode_cpus: float, hint: str) -> Sizing:
+def _on_gpus(resources: ResourcesConfig, cluster: ClusterSize, hint: str) -> Sizing:
+    decode_cpus = resources.decode_cpus or DECODE_CPUS
     machines, share = cluster.at_most(), resources.gpus_per_actor
     fitting = _with_gpus(resources, machines, hint)
     actor_cpus = _actor_cpus(resources, fitting, hint)

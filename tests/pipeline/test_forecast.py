@@ -90,7 +90,7 @@ def test_a_plan_without_gpus_shares_the_cpus(tmp_path: Path) -> None:
     found = forecast(make_archive(tmp_path / "archive"), tmp_path / "out")
     assert "machines           1 of 4 CPUs" in found.lines()
     assert steps_of(found) == [
-        "1. decode: tasks, up to 8 at a time, 0.45 CPU each",
+        "1. decode: tasks, up to 4 at a time, 0.9 CPU each",
         "2. classify + embed + caption + stage parts: 1 to 2 actors, 0.05 CPU each",
         "speed: not known until a run has measured it",
     ]
@@ -130,7 +130,7 @@ def test_what_a_run_has_measured_gives_speeds_and_the_step_that_limits(tmp_path:
     found = forecast(archive, tmp_path / "out")
     assert found.speed is not None
     assert steps_of(found) == [
-        "1. decode: tasks, up to 8 at a time, 0.45 CPU each; up to 80 clips/s",
+        "1. decode: tasks, up to 4 at a time, 0.9 CPU each; up to 80 clips/s",
         "2. classify + embed + caption + stage parts: 1 to 2 actors, 0.05 CPU each; up to 67 clips/s",
         "speed: about 50 clips/s, limited by decode; measured by run r1",
     ]
