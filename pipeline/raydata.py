@@ -14,8 +14,7 @@ def configure(block_bytes: int) -> None:
     from ray.data import DataContext
 
     _send_fewer_figures()
-    if _is_our_own():
-        _coordinate_nothing()
+    _coordinate(nothing=_is_our_own())
     context = DataContext.get_current()
     context.target_max_block_size = block_bytes
     context.max_errored_blocks = -1  # a block lost with its worker shows in missing receipts; those units run again
@@ -48,19 +47,20 @@ def _is_our_own() -> bool:
     return bool(node is not None and node.head and not node.address_info.get("webui_url"))
 
 
-def _coordinate_nothing() -> None:
+def _coordinate(*, nothing: bool) -> None:
     """Ray Data has an actor that divides a cluster among datasets, and one that knows on which node actors are: on one node
-    that one dataset has, two processes more, each of which imports all of Ray Data.
+    that one dataset has, two processes more, each of which imports all of Ray Data. A process may attach to a cluster later.
     """
     with contextlib.suppress(ImportError, AttributeError):  # of Ray 2.60
+        from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator
         from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler as autoscaler
+        from ray.data._internal.execution.node_trackers import get_or_create_actor_location_tracker
         from ray.data._internal.execution.operators import actor_pool_map_operator as actors
+        from ray.data._internal.utils.cached_ray_internals import get_actor_locations
 
-        autoscaler.DefaultAutoscalingCoordinator  # noqa: B018 - AttributeError where there is none to replace
-        actors.get_actor_locations, actors.get_or_create_actor_location_tracker  # noqa: B018
-        autoscaler.DefaultAutoscalingCoordinator = WholeNode
-        actors.get_actor_locations = _locates_nothing
-        actors.get_or_create_actor_location_tracker = NoTracker
+        autoscaler.DefaultAutoscalingCoordinator = WholeNode if nothing else DefaultAutoscalingCoordinator
+        actors.get_actor_locations = _locates_nothing if nothing else get_actor_locations
+        actors.get_or_create_actor_location_tracker = NoTracker if nothing else get_or_create_actor_location_tracker
 
 
 class WholeNode:

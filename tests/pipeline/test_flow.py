@@ -14,7 +14,7 @@ import pytest
 from pipeline import worknotes
 from pipeline.flow import NICENESS, Receipts, dataset, faults_folder
 from pipeline.plan import Step
-from pipeline.raydata import WholeNode
+from pipeline.raydata import WholeNode, _coordinate
 from stages.models.adapter import BrokenDevice
 
 pytestmark = pytest.mark.ray
@@ -138,6 +138,16 @@ def test_on_a_node_of_our_own_nobody_coordinates_and_all_of_it_is_the_dataset_s(
             ray.get_actor(name, namespace=name)
     (resources,) = WholeNode().get_reserved_resources().values()
     assert resources == {kind: ray.cluster_resources()[kind] for kind in ("CPU", "memory", "object_store_memory")}
+
+
+def test_a_process_that_attaches_to_a_cluster_later_has_ray_s_own_coordinators_again() -> None:
+    from ray.data._internal.cluster_autoscaler import DefaultAutoscalingCoordinator
+    from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler as autoscaler
+
+    _coordinate(nothing=True)
+    assert autoscaler.DefaultAutoscalingCoordinator is WholeNode
+    _coordinate(nothing=False)
+    assert autoscaler.DefaultAutoscalingCoordinator is DefaultAutoscalingCoordinator
 
 
 @pytest.mark.usefixtures("ray_session")
