@@ -4,7 +4,8 @@
 
 Every file is decoded by PyAV and nothing else (one thread, packet by packet), by the stage (decode, shots, quality, kept frames
 as RGB, rows) and by the stage in fast mode, one after the other, `passes` times a round. CPU seconds of the thread, so that
-neighbours on the machine disturb little. 1.00 would be free. What fast mode changes is measured once, on files with B-frames.
+neighbours on the machine disturb little. 1.00 would be free. Where the stage's time goes is told by its first parts alone: the
+reader, and the reader with what cuts its frames into clips. What fast mode changes is measured once, on files with B-frames.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from benchmarks.rounds import Figure, Results, Section, Stat
 from schemas.config import VIDEO_EXTENSIONS, ClipsConfig, Effort
 from schemas.errors import BadVideo
 from schemas.rows import UNIT_ROW, rows_table
+from stages.clipper import Clipper
 from stages.decode import Decode
 from stages.media import open_media
+from stages.reader import Reader, Span
 
 TITLE = "The decode pass against bare decoding"
 FRAMES = 8  # of a clip, as most models see
@@ -66,9 +69,27 @@ def staged(effort: Effort) -> Way:
     return way
 
 
+def in_part(cuts: bool) -> Way:
+    """What the stage does first: it reads frames in bursts; with `cuts` also looks at them and cuts clips."""
+    config = ClipsConfig()
+
+    def way(path: Path) -> int:
+        with path.open("rb") as file, open_media(file, config.limits) as media:
+            reader, clipper = Reader(media, config.limits, Span(), lambda: None), Clipper(config, "start")
+            for burst in reader.bursts():
+                if cuts:
+                    clipper.push(burst)
+            for _ in clipper.finish(reader.end_s):
+                pass
+            return reader.frames_read
+
+    return way
+
+
 def pass_over(files: Sequence[Path], passes: int) -> Figure:
     """CPU seconds by way and file, `WAY/FILE`, of all passes, and the frames of each file."""
-    ways: dict[str, Way] = {"bare": bare, "exact": staged("exact"), "fast": staged("fast")}
+    ways: dict[str, Way] = {"bare": bare, "read": in_part(cuts=False), "cut": in_part(cuts=True)}
+    ways |= {"exact": staged("exact"), "fast": staged("fast")}
     figures: dict[str, float] = {}
     for _ in range(passes):
         for path in files:
@@ -88,6 +109,7 @@ class Measured:
     def __init__(self, results: Results, files: Sequence[Path]) -> None:
         self._rounds = list(results.figures["all"].values())
         self._files = files
+        self.passes = int(results.setup.settings["passes"])
 
     def ratio(self, path: Path, way: str) -> Stat:
         """Throughput over that of bare decoding of one file."""
@@ -107,9 +129,16 @@ class Measured:
         totals = [{w: sum(turn[f"{w}/{path.name}"] for path in self._files) for w in ("bare", way)} for turn in self._rounds]
         return Stat.of([total["bare"] / total[way] for total in totals])
 
+    def more_us(self, path: Path, way: str, before: str) -> float:
+        """CPU microseconds a frame that one way takes beyond another; the median round's, over all passes."""
+        return statistics.median(
+            1e6 * (turn[f"{way}/{path.name}"] - turn[f"{before}/{path.name}"]) / self.passes / turn[f"frames/{path.name}"]
+            for turn in self._rounds
+        )
+
     def bare_fps(self, path: Path) -> float:
         """Frames a CPU second that bare decoding gives; the median round's, over all passes."""
-        return statistics.median(turn[f"frames/{path.name}"] / turn[f"bare/{path.name}"] for turn in self._rounds)
+        return statistics.median(self.passes * turn[f"frames/{path.name}"] / turn[f"bare/{path.name}"] for turn in self._rounds)
 
 
 def videos_of(folder: Path) -> list[tuple[Path, int, bool]]:
@@ -143,7 +172,17 @@ def rows_of(measured: Measured, videos: Sequence[tuple[Path, int, bool]], found:
 
 
 def text_of(measured: Measured, videos: Sequence[tuple[Path, int, bool]], found: effort.Changes) -> str:
-    head = ["file", "rows", "frames that others need", "bare, frames/s", "the stage", "fast"]
+    head = [
+        "file",
+        "rows",
+        "frames that others need",
+        "bare, frames/s",
+        "the stage",
+        "fast",
+        "reading, us",
+        "cutting",
+        "keeping",
+    ]
     lines = [
         [
             path.stem,
@@ -152,11 +191,17 @@ def text_of(measured: Measured, videos: Sequence[tuple[Path, int, bool]], found:
             f"{measured.bare_fps(path):,.0f}",
             measured.ratio(path, "exact").text(),
             measured.ratio(path, "fast").text(),
+            *(
+                f"{measured.more_us(path, way, before):.0f}"
+                for way, before in (("read", "bare"), ("cut", "read"), ("exact", "cut"))
+            ),
         ]
         for path, height, has_b in videos
     ]
-    lines.append(["all, by frames", "", "", "", measured.weighted("exact").text(), measured.weighted("fast").text()])
-    lines.append(["all, as one", "", "", "", measured.together("exact").text(), measured.together("fast").text()])
+    lines.append(
+        ["all, by frames", "", "", "", measured.weighted("exact").text(), measured.weighted("fast").text(), "", "", ""]
+    )
+    lines.append(["all, as one", "", "", "", measured.together("exact").text(), measured.together("fast").text(), "", "", ""])
     return f"{EXPLAINED}\n\n{table(head, lines)}\n\n{found.text()}"
 
 

@@ -37,6 +37,9 @@ _ANSWER_S = (4, 20)
 _PROBE_S = 90.0
 # Ray ends workers that were idle for a second where they are more than CPUs; ours are, and a new one takes seconds of a CPU.
 IDLE_WORKER_MS = 60_000
+# How often Ray's agent of a node looks at all of its processes, by default every 5 s: a hundredth of a run's CPU time, for
+# figures that nobody reads where no port was asked for.
+_SELDOM_ENV = {"REPORTER_UPDATE_INTERVAL_MS": "60000"}
 UNLIMITED = 1000  # machines of a group that has no limit, for what has to be a number
 SUBMIT_HINT = "clipmill submit --address http://HEAD:8265 sends the run to a cluster from any machine"
 
@@ -161,6 +164,9 @@ def _connect(address: str | None, object_store_bytes: int | None, metrics_port: 
         "_system_config": {"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
     }
     local = {} if address else own
+    if address is None and metrics_port is None:
+        for name, value in _SELDOM_ENV.items():
+            os.environ.setdefault(name, value)
     try:
         with contextlib.chdir(empty), _without_native_chatter(), contextlib.nullcontext() if address else few_processes():
             # "local": without it Ray would join any cluster that somebody runs on this machine.

@@ -218,3 +218,12 @@ def test_a_ray_of_our_own_is_no_more_than_a_node_and_its_state() -> None:
     found = [" ".join(child.cmdline()) for child in psutil.Process().children()]
     programs = {name for name in ("gcs_server", "raylet", "dashboard.py", "monitor.py") if any(name in one for one in found)}
     assert programs == {"gcs_server", "raylet"}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_ray_of_our_own_seldom_looks_at_its_processes_for_figures_that_nobody_asked_for() -> None:
+    program = "from ray.dashboard.modules.reporter.reporter_consts import REPORTER_UPDATE_INTERVAL_MS as ms; print(ms)"
+    raylet = next(child for child in psutil.Process().children() if child.name() == "raylet")  # which starts the one that looks
+    started_with = {name: value for name, value in raylet.environ().items() if name.startswith("REPORTER")}
+    done = subprocess.run([sys.executable, "-c", program], env=started_with, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 60_000
