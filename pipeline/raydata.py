@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any
+
+# How long Ray Data keeps an actor that it has added, however little there is to do; its own 10 s are over before a model is
+# loaded, and where decoding is the limit it would add one, end it, and load the model again all the time.
+KEEP_ACTOR_S = 120.0
 
 
 def configure(block_bytes: int) -> None:
@@ -14,6 +20,7 @@ def configure(block_bytes: int) -> None:
     from ray.data import DataContext
 
     _send_fewer_figures()
+    _keep_actors()
     _coordinate(nothing=_is_our_own())
     context = DataContext.get_current()
     context.target_max_block_size = block_bytes
@@ -37,6 +44,23 @@ def _send_fewer_figures() -> None:
             for name in ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics"):
                 getattr(_StatsManager, name)  # AttributeError where there is none to replace
                 setattr(_StatsManager, name, staticmethod(_sends_nothing))
+
+
+def _keep_actors() -> None:
+    """At a dataset's end Ray Data ends actors at once all the same."""
+    with contextlib.suppress(ImportError, AttributeError):  # of Ray 2.60
+        from ray.data._internal.execution.operators.actor_pool_map_operator import _ActorPool
+
+        init = _ActorPool.__init__
+        if hasattr(init, "__wrapped__"):
+            return
+
+        @functools.wraps(init)
+        def patient(pool: Any, *args: Any, **options: Any) -> None:
+            init(pool, *args, **options)
+            pool._debounce_period_s = KEEP_ACTOR_S
+
+        _ActorPool.__init__ = patient
 
 
 def _is_our_own() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from pipeline import worknotes
 from pipeline.flow import NICENESS, Receipts, dataset, faults_folder
 from pipeline.plan import Step
-from pipeline.raydata import WholeNode, _coordinate
+from pipeline.raydata import KEEP_ACTOR_S, WholeNode, _coordinate, configure
 from stages.models.adapter import BrokenDevice
 
 pytestmark = pytest.mark.ray
@@ -148,6 +149,21 @@ def test_a_process_that_attaches_to_a_cluster_later_has_ray_s_own_coordinators_a
     assert autoscaler.DefaultAutoscalingCoordinator is WholeNode
     _coordinate(nothing=False)
     assert autoscaler.DefaultAutoscalingCoordinator is DefaultAutoscalingCoordinator
+
+
+def test_an_actor_that_was_added_is_kept_for_minutes_and_ended_at_once_when_all_is_done() -> None:
+    from ray.data._internal.actor_autoscaler.autoscaling_actor_pool import ActorPoolScalingRequest, AutoscalingActorConfig
+    from ray.data._internal.execution.interfaces import ExecutionResources
+    from ray.data._internal.execution.operators.actor_pool_map_operator import _NodeAwareActorPool
+
+    configure(1 << 20)
+    configure(1 << 20)  # as a run does for every round
+    pool = _NodeAwareActorPool(lambda *_: None, AutoscalingActorConfig(1, 2, 1, 4, 1, ExecutionResources(cpu=1)))
+    assert pool._can_apply_request(ActorPoolScalingRequest.downscale(delta=-1))  # none was added
+    for ago_s, may_end in ((30.0, False), (KEEP_ACTOR_S + 1, True)):
+        pool._last_upscaled_at = time.time() - ago_s
+        assert pool._can_apply_request(ActorPoolScalingRequest.downscale(delta=-1)) is may_end
+        assert pool._can_apply_request(ActorPoolScalingRequest.downscale(delta=-1, force=True))
 
 
 @pytest.mark.usefixtures("ray_session")
