@@ -9,6 +9,7 @@ installed, write down where the driver's time goes.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -46,8 +47,8 @@ def archive(folder: Path, videos: int, video_mb: int) -> Path:
     return below
 
 
-def measured(options: Mapping[str, Any], work: Path, profile: Path | None) -> Figure:
-    """`drive` in a process of its own."""
+def measured(options: Mapping[str, Any], work: Path, profile: Path | None, *, keep: bool = False) -> Figure:
+    """`drive` in a process of its own; `keep`: its tables are left in `work`."""
     folder, output = archive(work, options["videos"], options["video_mb"]), work / "tables"
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "benchmarks.driving", str(folder), str(output), json.dumps(options)]
@@ -58,7 +59,8 @@ def measured(options: Mapping[str, Any], work: Path, profile: Path | None) -> Fi
     env = {**environment(), "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": options["cpus"]})}
     cost = run_program(command, log=work / "log", env=env, timeout_s=options["timeout_s"])
     figure: dict[str, float] = json.loads(next(line for line in cost.tail.splitlines()[::-1] if line.startswith("{")))
-    shutil.rmtree(output)
+    if not keep:
+        shutil.rmtree(output)
     return {**figure, "wall_s": cost.wall_s, "cpu_s": cost.cpu_s}
 
 
@@ -137,9 +139,9 @@ of the videos; what listing, starting and ending take for each clip counts as th
 """.strip()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = parser_of(__doc__, rounds=1)
-    parser.add_argument("--videos", type=int, default=10_000)
+def options_of(parser: argparse.ArgumentParser, videos: int) -> argparse.ArgumentParser:
+    """Adds what the simulated archive, cluster and stages are like."""
+    parser.add_argument("--videos", type=int, default=videos)
     parser.add_argument("--of-videos", type=int, default=1_000_000, help="in the archive that blocks are cut for, at least")
     parser.add_argument("--clips", type=int, default=10, help="of a video")
     parser.add_argument("--cpus", type=int, default=8, help="that Ray believes in")
@@ -148,11 +150,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slow-s", type=float, default=0.25, help="that a video takes where stages sleep")
     parser.add_argument("--epoch-clips", type=int, default=500_000)
     parser.add_argument("--video-mb", type=int, default=20)
+    return parser
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What a record is told apart by, of `options_of`; how many videos is for whoever runs it."""
+    names = ("of_videos", "clips", "cpus", "actors", "gpus", "slow_s", "epoch_clips", "video_mb")
+    return {name: getattr(args, name) for name in names}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options_of(parser_of(__doc__, rounds=1), videos=10_000)
     parser.add_argument("--timeout-s", type=float, default=1800.0, help="seconds that one run may take")
     parser.add_argument("--profile", type=Path, help="has py-spy write where the time of the driver goes, as folded stacks")
     args = parser.parse_args(arguments)
-    names = ("of_videos", "clips", "cpus", "actors", "gpus", "slow_s", "epoch_clips", "video_mb")
-    settings = {name: getattr(args, name) for name in names}
+    settings = settings_of(args)
     section = Section("simulation", settings=settings, packages=("ray", "pyarrow"), folder=args.records)
     if not args.report:
         work = args.records / "simulation"
