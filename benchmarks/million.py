@@ -2,7 +2,7 @@
 
     python -m benchmarks.million [--videos 1000000] [--clips 10] [--cpus 8]
 
-One run of benchmarks/simulation.py at its full length, which takes two cores an hour and a half and 20 GB of disk; not a part of
+One run of benchmarks/simulation.py, at full length: two cores for an hour and a half, and 20 GB of disk. Not a part of
 `make bench`. Afterwards `clipmill verify` reads all tables.
 """
 
