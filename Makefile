@@ -35,9 +35,9 @@ test-faults: $(VENV)/.installed-dev
 fault-%: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/faults/test_$*.py --long --record .faults
 
-# Installs, starts and schedules what clusters are made of; docs/cluster.md says what that covers.
+# Installs, starts and schedules what clusters are made of; docs/cluster.md says what that covers. Wants Debian's package prometheus.
 test-cluster: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/cluster --long
+	CLIPMILL_REQUIRE_PROMETHEUS=1 $(BIN)/python -m pytest tests/cluster --long
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -48,7 +48,9 @@ check: $(VENV)/.installed-dev
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/schemas tests/stages --cov=schemas --cov=stages --cov-report=term --cov-fail-under=90
 
+# The models on a GPU want the extra `bench` beside it, which asks the GPU how busy it is.
 bench: $(VENV)/.installed-dev
+	$(PIP) install -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks.decode --videos $(VIDEOS)
 	$(BIN)/python -m benchmarks.shots.run --seeds 8 --real $(VIDEOS)
 	$(BIN)/python -m benchmarks.job --videos $(VIDEOS)
@@ -62,6 +64,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.requests
 	$(BIN)/python -m benchmarks.simulation
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.report
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults clipmill-demo clipmill-demo-cluster

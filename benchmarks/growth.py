@@ -18,7 +18,7 @@ import av
 import numpy as np
 
 from benchmarks.clipmill import annotate, table
-from benchmarks.places import parser_of
+from benchmarks.places import digest_of, parser_of
 from benchmarks.report import Row, at_most, publish
 from benchmarks.report import table as markdown
 from benchmarks.rounds import ROOT, Figure, Results, Section, Stat
@@ -52,7 +52,7 @@ def _decodes(path: Path) -> bool:
 
 def archive(folder: Path, originals: Sequence[Path], times: int) -> Path:
     """A folder of every original so many times: one copy, and links to it."""
-    below = folder / f"{len(originals)}-files-{times}"
+    below = folder / f"{digest_of(originals)}-{times}"
     if not below.exists():
         made = folder / "partial"
         shutil.rmtree(made, ignore_errors=True)
@@ -84,7 +84,7 @@ def measured(videos: Path, work: Path, repeated: int) -> Figure:
     clips, files = (table(work, name).num_rows for name in ("clips", "videos"))
     shutil.rmtree(work)
     cpu_s, wall_s = (sum(getattr(cost, name) for cost in costs) / repeated for name in ("cpu_s", "wall_s"))
-    return {"cpu_s": cpu_s, "wall_s": wall_s, "clips": clips, "videos": files}
+    return {"cpu_s": cpu_s, "repeated_cpu_s": (repeated - 1) * cpu_s, "wall_s": wall_s, "clips": clips, "videos": files}
 
 
 def of_a_clip(results: Results, name: str) -> Stat:
@@ -129,12 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--copies", type=int, default=3, help="of each recording, in the work of 1 time")
     parser.add_argument("--most", type=int, default=100, help="times the work, at most")
     args = parser.parse_args(arguments)
-    section = Section(
-        "growth", settings={"files": args.files, "copies": args.copies}, packages=("av", "ray", "torch"), folder=args.records
-    )
+    originals = recordings(args.videos, args.files)
+    settings = {"files": args.files, "copies": args.copies, "inputs": digest_of(originals)}
+    section = Section("growth", settings=settings, packages=("av", "ray", "torch"), folder=args.records)
     if not args.report:
         work = args.records / "growth"
-        originals = recordings(args.videos, args.files)
         archives = {START: archive(work / "archives", [tiny(work / "tiny.mp4")], _TINY_VIDEOS)}
         wanted = {name: times for name, times in TIMES.items() if times <= args.most}
         archives |= {name: archive(work / "archives", originals, times * args.copies) for name, times in wanted.items()}

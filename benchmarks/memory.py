@@ -87,9 +87,6 @@ file is the only one of a run of the three embedded models, in processes of its 
 at its peak: resident memory less what is shared with others, where frames lie in Ray's object store (`VmHWM` less
 `RssShmem`). A file longer than 10 minutes and larger than 32 MB is decoded in units of 10 minutes, as many at a time as the
 machine bears. All together: anonymous memory of all processes at one moment, and the object store once.
-
-Where a target is missed: a file of 10 minutes is one unit here, and a worker that decodes one unit after another, as of longer
-files, holds somewhat more than after its first. From 60 minutes to 120 its memory grows by a hundredth.
 """.strip()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.report import PAGE
@@ -17,3 +19,9 @@ def parser_of(words: str | None, rounds: int) -> argparse.ArgumentParser:
     parser.add_argument("--page", type=Path, default=PAGE, help="page that gets the section")
     parser.add_argument("--report", action="store_true", help="measures nothing, writes the page from the record")
     return parser
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """Names and sizes of files in a word, so that records of different ones are told apart."""
+    told = sorted(f"{path.name} {path.stat().st_size}" for path in files)
+    return hashlib.blake2b("\n".join(told).encode(), digest_size=4).hexdigest()

@@ -70,6 +70,15 @@ def _stage(session: Session, stage: StageParts, videos: int, rows_of: Callable[[
     return used_s
 
 
+def costs(results: Results) -> tuple[float, float]:
+    """Seconds that publishing takes of a part whatever it holds, and of each of its clips: from parts of two sizes."""
+    (few, few_s), (many, many_s) = (
+        (size, results.of(name, "published_s").median / results.of(name, "clips").median) for name, size in PARTS.items()
+    )
+    part_s = max(0.0, (few_s - many_s) / (1 / few - 1 / many))
+    return part_s, max(0.0, many_s - part_s / many)
+
+
 def report(results: Results, page: Path) -> None:
     """Writes the section of the page."""
     head = ["", "rows a second", "clips a second", "CPU s of 1000 clips", "bytes of a clip", "staging, CPU s of 1000 clips"]

@@ -103,3 +103,12 @@ def _replaced(text: str, section: str, content: str) -> str:
         before, after = text.partition(first)[0], text.partition(last)[2]
         return before + block + after
     return text.rstrip("\n") + f"\n\n{block}\n"
+
+
+def main() -> None:
+    """Prints the table of targets."""
+    print(_part(PAGE.read_text(), _TARGETS).strip())
+
+
+if __name__ == "__main__":
+    main()

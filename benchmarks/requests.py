@@ -116,10 +116,11 @@ def measured(original: Path, videos: int, settings: Mapping[str, Any], work: Pat
         }  # fmt: skip
         _upload(env, original, videos)
         before = len(log.read_text().splitlines())
-        annotate(f"s3://{SOURCES}", work / "run", settings=settings, env=env, output=f"s3://{TABLES}/archive")
+        cost = annotate(f"s3://{SOURCES}", work / "run", settings=settings, env=env, output=f"s3://{TABLES}/archive")
         found = counted(log.read_text().splitlines()[before:])
     size_bytes = original.stat().st_size
-    return {"videos": videos, "blocks": videos * -(-size_bytes // _BLOCK_BYTES), **{name: found[name] for name in _NAMES}}
+    told = {name: found[name] for name in _NAMES}
+    return {"videos": videos, "blocks": videos * -(-size_bytes // _BLOCK_BYTES), "cpu_s": cost.cpu_s, **told}
 
 
 _NAMES = ("parts", "epochs", *(f"{where}_{kind}" for where in WHERE for kind in KINDS))

@@ -181,7 +181,7 @@ def _measured(contestant: Contestant) -> dict[str, Any]:
     began_s, ours_s, all_s = time.monotonic(), _own_cpu_s(), _busy_s()
     figure = contestant()
     took_s = time.monotonic() - began_s
-    told_s = sum(figure.get(name, 0.0) for name in ("cpu_s", "startup_cpu_s"))
+    told_s = sum(figure.get(name, 0.0) for name in ("cpu_s", "startup_cpu_s", "repeated_cpu_s"))
     own_s = max(_own_cpu_s() - ours_s, told_s)  # there may be processes that nobody waited for
     others_s = (_busy_s() - all_s) - own_s
     share = max(0.0, others_s / (took_s * (os.cpu_count() or 1)))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks import memory, planning, requests, simulation
+from benchmarks import memory, planning, publishing, requests, simulation
 from benchmarks.report import conditions, table
 from benchmarks.rounds import RECORDS, ROOT, Results, Section
 from benchmarks.sampler import DRIVER, MODELS, TASKS
@@ -58,7 +58,8 @@ class Measured:
 
     decode_s: float  # CPU seconds of a second of 1080p video
     driver_s: float  # seconds of a clip where the driver is the limit
-    published_s: float  # clips a second and publishing task
+    part_published_s: float  # seconds of a publishing task, of a part whatever it holds
+    clip_published_s: float  # and of each of its clips
     clip_bytes: float  # of all tables
     due_bytes: float  # driver's memory of a source
     task_bytes: float
@@ -106,19 +107,23 @@ def needs(assumed: Assumed, measured: Measured) -> list[Need]:
     """Of each resource, the one that takes longest first."""
     archive = Amounts.of(assumed)
     gpus, cores = assumed.nodes * assumed.gpus, assumed.nodes * assumed.cores
-    gpu_s = archive.clips * (1 / assumed.captions_s + 1 / assumed.vision_s)
+    one_gpu_s = 1 / assumed.captions_s + 1 / assumed.vision_s  # of a clip
+    gpu_s = archive.clips * one_gpu_s
+    published_s = archive.parts * measured.part_published_s + archive.clips * measured.clip_published_s
     network_s = assumed.hours * assumed.gb_an_hour * 8 / (assumed.nodes * assumed.gbit_s)
     found = [
         Need("GPUs", gpu_s / gpus / 3600, f"{archive.clips:,.0f} clips, {gpus} GPUs",
              "more GPUs, a smaller captioner, fewer or shorter captions"),
         Need("cores that decode", assumed.hours * measured.decode_s / cores,
-             f"{measured.decode_s:.3f} CPU s of a second of video, {cores} cores",
+             f"{measured.decode_s:.3f} CPU s of a second of video, small models on CPUs included, {cores} cores",
              "more cores, nodes without GPUs for decoding, `clips.effort: fast`"),
         Need("the driver", archive.clips * measured.driver_s / 3600,
-             f"{1000 * measured.driver_s:.2f} CPU s of 1000 clips, one core",
+             f"{1000 * measured.driver_s:.2f} s of 1000 clips, in videos of ten; it is the limit from "
+             f"{1 / measured.driver_s:,.0f} clips a second on, which {1 / measured.driver_s * one_gpu_s:,.0f} such GPUs make",
              "several runs, each over its part of the archive, into one output (the log keeps them apart)"),
-        Need("publishing", archive.clips / (EPOCHS_AT_A_TIME * measured.published_s) / 3600,
-             f"{measured.published_s:,.0f} clips a second and task, {EPOCHS_AT_A_TIME} tasks at a time",
+        Need("publishing", published_s / EPOCHS_AT_A_TIME / 3600,
+             f"{archive.clips / published_s:,.0f} clips a second and task, in parts of {archive.clips / archive.parts:,.0f}, "
+             f"{EPOCHS_AT_A_TIME} tasks at a time",
              "more epochs at a time, or larger parts"),
         Need("the store, staging parts", archive.parts * measured.part_requests["put"] / assumed.writes_s / 3600,
              f"{archive.parts:,.0f} parts below one prefix", "larger batches, or parts under several prefixes"),
@@ -164,8 +169,8 @@ def measured_from(folder: Path) -> tuple[Measured, Results]:
     of_memory, drive = found["memory"], found["simulation"]
     names = of_memory.setup.contestants
     epoch = found["publishing"]
+    part_published_s, clip_published_s = publishing.costs(epoch)
     tens = epoch.setup.contestants[0]
-    clips = epoch.of(tens, "clips").median
 
     def kinds(of: Any) -> dict[str, float]:
         return {kind: of(found["requests"], kind) for kind in requests.KINDS}
@@ -173,8 +178,9 @@ def measured_from(folder: Path) -> tuple[Measured, Results]:
     return Measured(
         decode_s=memory.growth_s(of_memory, names[0], names[-1]),
         driver_s=statistics.median(1 / cost.limit_clips_s for cost in simulation.costs(drive)),
-        published_s=clips / epoch.of(tens, "published_s").median,
-        clip_bytes=epoch.of(tens, "bytes").median / clips,
+        part_published_s=part_published_s,
+        clip_published_s=clip_published_s,
+        clip_bytes=epoch.of(tens, "bytes").median / epoch.of(tens, "clips").median,
         due_bytes=planning.due_bytes(found["planning"]).median,
         task_bytes=of_memory.of(names[-1], f"{TASKS}_bytes").median,
         model_bytes=of_memory.of(names[-1], f"{MODELS}_bytes").median,

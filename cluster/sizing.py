@@ -71,6 +71,14 @@ def size(resources: ResourcesConfig, cluster: ClusterSize) -> Sizing:
     return sizing
 
 
+def kind_of(sizing: Sizing, cluster: ClusterSize) -> str:
+    """What a run's speeds hold for: `cpu`, or `cuda` with the kinds of GPU that its actors may have come to."""
+    if sizing.device == "cpu":
+        return "cpu"
+    kinds = {machine.accelerator_type or "unknown" for machine in cluster.at_most() if machine.gpus}
+    return " ".join(["cuda", *([sizing.accelerator_type] if sizing.accelerator_type else sorted(kinds))])
+
+
 def _wants_gpus(resources: ResourcesConfig, machines: Mapping[Machine, int]) -> bool:
     if resources.device == "auto":
         return resources.accelerator_type is not None or any(machine.gpus for machine in machines)

@@ -223,7 +223,9 @@ def submit(
     from stages.filesystems import normalised
 
     try:
-        desk = desks.Desk(Jobs(address), normalised(job.output if job else output or ""), print, console.note)
+        desk = desks.Desk(
+            Jobs(address), normalised(job.output if job else output or ""), print, console.note, bool(console.log)
+        )
         if state:
             found = desk.status()
             console.result(found if as_json else desks.status_lines(found))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from cluster.attach import attached
 from cluster.machines import ClusterSize, Machine, multiplies_bfloat16
-from cluster.sizing import Sizing, decoders, expected, size, this_machine
+from cluster.sizing import Sizing, decoders, expected, kind_of, size, this_machine
 from pipeline import measured, plan
 from pipeline.measured import Speed
 from pipeline.plan import Step, unit_bytes
@@ -127,7 +127,7 @@ def describe(config: JobConfig, entries: Sequence[Entry], request: Request, clus
     discovery = Discovery(config.input)
     units = pa.concat_tables([UNIT_ROW.empty_table(), *_units(config, session, discovery, request.limit)])
     steps = plan.steps(config, entries, sizing, store.root, "plan")
-    found = measured.latest(store, Recipe.of(config.clips.fingerprint(), entries), sizing.device)
+    found = measured.latest(store, Recipe.of(config.clips.fingerprint(), entries), kind_of(sizing, cluster))
     speed = measured.speed(found, steps, cluster.at_most()) if found else None
     return Forecast(
         input=config.input.uri,

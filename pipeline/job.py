@@ -1,9 +1,9 @@
 """A submitted run on its cluster: the request as it was sent, and what it tells whoever follows.
 
 Every line that it prints is an event, EVENT and a JSON object with one key: `begin` (the request's token; from entry.py),
-`figures` (progress.Figures), `note` (a line that stays), `log` (a line of jsonlog.py, where it was asked for), `result` (the
-lines of the summary), `failed` or `refused` (why) and, last, `exit` (the code). They go through the job's log, so they are
-there for whoever comes later.
+`figures` (progress.Figures), `note` (a line that stays), `log` (a line of jsonlog.py, beside these, where it was asked for),
+`result` (the lines of the summary), `failed` or `refused` (why) and, last, `exit` (the code). They go through the job's log, so
+they are there for whoever comes later.
 """
 
 from __future__ import annotations
@@ -40,15 +40,36 @@ def tell(kind: str, what: Any) -> None:
 
 
 class Told(Progress):
-    """Figures and notes as events."""
+    """Figures and notes as events, and as lines of `log`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, log: JsonLog | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(io.StringIO(), live=False, every_s=TICK_S, clock=clock)
         self._said: Figures | None = None
+        self._log = log
+
+    def start(self, total_videos: int | None = None) -> None:
+        """As Progress has it."""
+        super().start(total_videos)
+        if self._log is not None:
+            self._log.start(total_videos)
+
+    def update(self, **added: Any) -> None:
+        """As Progress has it."""
+        super().update(**added)
+        if self._log is not None:
+            self._log.update(**added)
+
+    def stop(self) -> None:
+        """As Progress has it."""
+        super().stop()
+        if self._log is not None:
+            self._log.stop()
 
     def note(self, text: str) -> None:
         """A line that stays."""
         tell("note", text)
+        if self._log is not None:
+            self._log.note(text)
 
     def _tell(self, figures: Figures) -> None:
         now, said = figures, self._said
@@ -106,7 +127,7 @@ def _run(folder: Path, request: Mapping[str, Any], log: JsonLog | None) -> int:
 
     config = settings_of(request["config"], folder)
     asked = run.Request(request["limit"], request["max_hours"], request["retry_failed"], "auto")
-    with log or Told() as progress:
+    with Told(log) as progress:
         result = run.run(config, preflight(config).entries, asked, progress, observers=[log] if log else [])
     if not (result.videos or result.not_due or result.stopped_reason):
         progress.note(f"warning: no videos in {config.input.uri}")

@@ -2,7 +2,7 @@
 
 Every line has `time` (UTC), `level`, `event` and, once the run has begun, `run_id`; lines about a video or a unit of one have
 `video_id` and `unit`. A video has one line, when it is in the tables for good: at INFO, or at WARNING where it failed. Units
-are told at DEBUG, but for those that are given up.
+are told at DEBUG.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class JsonLog(Progress):
             case GivenUp(units, code, message):
                 for unit in units:
                     at = {"video_id": unit.rpartition("-")[0], "unit": unit}
-                    self.line(logging.WARNING, "unit_given_up", **at, error_code=code.value, error_message=message)
+                    self.line(logging.DEBUG, "unit_given_up", **at, error_code=code.value, error_message=message)
             case Received():
                 self._units(event)
             case Planned(epoch):

@@ -57,7 +57,7 @@ def added(one: Mapping[str, Took], two: Mapping[str, Took]) -> dict[str, Took]:
 
 
 def to_record(device: str, clips: int, steps: Mapping[str, Took]) -> dict[str, Any]:
-    """For the record of a run; empty where nothing was measured."""
+    """For the record of a run; empty where nothing was measured. `device`: see `cluster.sizing.kind_of`."""
     measured = clips > 0 and bool(steps)
     return (
         {"measured": {"device": device, "clips": clips, "steps": {k: asdict(v) for k, v in steps.items()}}} if measured else {}

@@ -16,7 +16,7 @@ from cluster.attach import attached
 from cluster.machines import ClusterSize, total_cpus
 from cluster.metrics import check_port
 from cluster.repeated import repeated
-from cluster.sizing import Sizing, expected, size, this_machine
+from cluster.sizing import Sizing, expected, kind_of, size, this_machine
 from pipeline import lease, measured, plan
 from pipeline.events import Listed, Observer, told_to
 from pipeline.flow import faults_folder
@@ -192,7 +192,7 @@ class _Run:
             else:
                 publisher.finish()
             finally:
-                self._measured = measured.to_record(sizing.device, self._clips, rounds.took)
+                self._measured = measured.to_record(kind_of(sizing, cluster), self._clips, rounds.took)
                 self._tell_of_faults()
 
     def _publisher(self, launcher: Here | InRayTasks) -> Publisher:

@@ -30,6 +30,7 @@ class Desk:
     output: str  # normalised
     out: Callable[[str], None]
     note: Callable[[str], None]
+    as_json: bool = False  # whoever follows wants JSON lines
 
     def send(self, parcel: Parcel) -> int:
         """Sends a run and follows it. A job that is refused there leaves no trace on the cluster."""
@@ -84,7 +85,7 @@ class Desk:
 
     def _watch(self, job: Job, *, shows: bool = True) -> int:
         try:
-            return Watch(self.jobs, job, self.out, self.note).until_over(shows=shows)
+            return Watch(self.jobs, job, self.out, self.note, as_json=self.as_json).until_over(shows=shows)
         except KeyboardInterrupt:
             self.note(f"clipmill: left; the run {'goes on' if shows else 'still comes to its end'}")
             self.note("\n".join(self._ways()))

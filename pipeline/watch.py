@@ -109,8 +109,11 @@ def code_of(job: Job, account: Account) -> int:
 class Watch:
     """Follows one job: shows its figures and notes as a run of this machine would, and says how it ended."""
 
-    def __init__(self, jobs: Jobs, job: Job, out: Callable[[str], None], note: Callable[[str], None]) -> None:
-        self._jobs, self._job, self._out, self._note = jobs, job, out, note
+    def __init__(
+        self, jobs: Jobs, job: Job, out: Callable[[str], None], note: Callable[[str], None], *, as_json: bool = False
+    ) -> None:
+        """`as_json`: the run's JSON lines, on stderr, in place of figures and notes for people."""
+        self._jobs, self._job, self._out, self._note, self._as_json = jobs, job, out, note, as_json
 
     def until_over(self, *, shows: bool = True) -> int:
         """The exit code of the run; `shows=False` leaves out everything before its end. Raises ClusterLost."""
@@ -118,12 +121,12 @@ class Watch:
         with Progress(clock=clock) as progress:
             for line in self._jobs.lines(self._job.id):
                 kind = account.hear(line)
-                if kind == "figures" and shows:
-                    _show(progress, account.figures or Figures(), clock)
-                elif kind == "note" and shows:
-                    progress.note(account.notes[-1])
-                elif kind == "log":
+                if kind == "log" and self._as_json:
                     print(account.log, file=sys.stderr, flush=True)
+                elif kind == "figures" and shows and not self._as_json:
+                    _show(progress, account.figures or Figures(), clock)
+                elif kind == "note" and shows and not self._as_json:
+                    progress.note(account.notes[-1])
         return self._end(account, shows)
 
     def _end(self, account: Account, shows: bool) -> int:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rounds import Section
+from benchmarks import publishing
+from benchmarks.rounds import Results, Section, Setup
 from benchmarks.scale import MARKS, Amounts, Assumed, Measured, main, needs, replaced, requests_of, wall_hours, words
 
 ASSUMED = Assumed(
@@ -14,8 +15,9 @@ ASSUMED = Assumed(
 )  # fmt: skip
 EACH = {"list": 0.0, "get": 2.0, "put": 1.0, "delete": 1.0}
 MEASURED = Measured(
-    decode_s=0.1, driver_s=0.001, published_s=1000, clip_bytes=1000, due_bytes=1000, task_bytes=1e9, model_bytes=2e9,
-    driver_bytes=1e9, video_requests=EACH, block_requests=1.0, part_requests=EACH, epoch_requests=EACH,
+    decode_s=0.1, driver_s=0.001, part_published_s=0.01, clip_published_s=0.001, clip_bytes=1000, due_bytes=1000,
+    task_bytes=1e9, model_bytes=2e9, driver_bytes=1e9, video_requests=EACH, block_requests=1.0, part_requests=EACH,
+    epoch_requests=EACH,
 )  # fmt: skip
 
 
@@ -35,10 +37,18 @@ def test_what_takes_longest_comes_first() -> None:
     assert hours["GPUs"] == pytest.approx(360_000 * (0.1 + 1 / 90) / 8 / 3600)
     assert hours["cores that decode"] == pytest.approx(1000 * 3600 * 0.1 / 100 / 3600)
     assert hours["the driver"] == pytest.approx(0.1)
-    assert hours["publishing"] == pytest.approx(360_000 / 2000 / 3600)
+    assert hours["publishing"] == pytest.approx((17_250 * 0.01 + 360_000 * 0.001) / 2 / 3600)
     assert hours["the network"] == pytest.approx(1000 * 8 / 20 / 3600)
     assert hours["the store, staging parts"] == hours["clearing away parts"] == pytest.approx(17_250 / 100 / 3600)
     assert wall_hours(found) == pytest.approx(hours["GPUs"] + hours["clearing away parts"])
+
+
+def test_publishing_costs_something_of_a_part_and_something_of_a_clip() -> None:
+    figures = {
+        name: {0: {"clips": 1000.0, "published_s": 1000 * (0.002 + 0.03 / size)}} for name, size in publishing.PARTS.items()
+    }
+    setup = Setup("a machine", "3.11.7", {}, "c0de", {}, [*publishing.PARTS])
+    assert publishing.costs(Results(setup, "2026-11-26", figures, None)) == pytest.approx((0.03, 0.002))
 
 
 def test_a_faster_captioner_leaves_the_cores_to_hold_it_up() -> None:

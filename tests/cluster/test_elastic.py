@@ -27,6 +27,7 @@ from tests.s3 import environment
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 DECODED_ONLY = ("classify=[]", "resources.epoch_clips=4")
 EMBEDDED = ("classify=[]", "caption=[]", "resources.epoch_clips=4")
+MODELS = "embed + stage parts"  # the step of the models' actors, where there are no GPUs
 POLL_S, WAIT_S = 0.1, 300.0
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -94,15 +95,15 @@ def test_promise_3_and_8_from_one_node_to_three_and_back_by_the_loss_of_one_that
     """The head loses no process: it is the same one that the run began with that ends it."""
     with started(1) as nodes, environment(nodes.env):
         expected = undisturbed(archive, tmp_path, nodes.address, preset="embedded", sets=EMBEDDED)
-        steps = ["decode", "embed"]
+        steps = ["decode", MODELS]
         run = Gated(archive, str(tmp_path / "out"), nodes.address, str(tmp_path), steps, "embedded", EMBEDDED)
         with run.started() as process:
             first = busy("decode", nodes, process)
             nodes.grow(3)
             nodes.lose(first)
             run.open("decode")
-            nodes.lose(busy("embed", nodes, process))
-            run.open("embed")
+            nodes.lose(busy(MODELS, nodes, process))
+            run.open(MODELS)
             done = finish(process)
         assert [node.is_gone for node in nodes.workers].count(True) == 2
     assert done.code == 0, done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shlex
@@ -76,6 +77,38 @@ def test_a_night_without_footage_is_done_by_the_real_program(tmp_path: Path) -> 
     (tmp_path / "program").chmod(0o755)
     code, _ = night(tmp_path, program=str(tmp_path / "program"), PYTHONPATH=str(NIGHTLY.parents[1]))
     assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "called"),
+    [
+        ("running", ["--follow --log-format json"]),
+        ("waiting", ["--follow --log-format json"]),
+        ("ended", ["--input in --output out --log-format json --preset embedded"]),
+        ("", ["--input in --output out --log-format json --preset embedded"]),  # none was ever sent
+    ],
+)
+def test_on_a_cluster_a_run_is_sent_or_followed_where_one_is_still_at_work(
+    tmp_path: Path, state: str, called: list[str]
+) -> None:
+    program, calls = tmp_path / "clip mill", tmp_path / "calls"
+    said = json.dumps({"job": "clipmill-out-1", "state": state, "exit_code": None}, indent=1)
+    program.write_text(
+        f"""#!/bin/sh
+case "$*" in *--status*) {f"echo {shlex.quote(said)}" if state else "exit 2"}; exit ;; esac
+echo "$*" >> {shlex.quote(str(calls))}
+exit 3
+"""
+    )
+    program.chmod(0o755)
+    env = os.environ | {"CLUSTER": "http://head:8265", "OUTPUT": "out", "PROGRAM": str(program)}
+    options = ["--input", "in", "--output", "out", "--log-format", "json", "--preset", "embedded"]
+    assert subprocess.run([NIGHTLY / "on_cluster.sh", "run", *options], env=env).returncode == 3
+    at = "submit --address http://head:8265 "
+    at += "--output out " if state in ("running", "waiting") else ""
+    assert calls.read_text().splitlines() == [at + one for one in called]
+    assert subprocess.run([NIGHTLY / "on_cluster.sh", "verify", "out"], env=env).returncode == 3
+    assert calls.read_text().splitlines()[-1] == "verify out"
 
 
 def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:

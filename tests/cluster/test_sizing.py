@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.machines import ClusterSize, Group, Machine, from_ray, multiplies_bfloat16
-from cluster.sizing import Sizing, decoders, expected, size, this_machine
+from cluster.sizing import Sizing, decoders, expected, kind_of, size, this_machine
 from schemas.config import ResourcesConfig
 from schemas.errors import BadRequest
 
@@ -237,3 +237,17 @@ def test_a_cpu_that_multiplies_bfloat16_is_known_by_its_flags(tmp_path: Path, te
     cpuinfo.write_text(text)
     assert multiplies_bfloat16(cpuinfo) is does
     assert not multiplies_bfloat16(tmp_path / "of another system")
+
+
+def test_what_was_measured_holds_for_the_kinds_of_gpu_that_it_was_measured_on() -> None:
+    l4, a100, bare = Machine(8, 1, "L4"), Machine(32, 8, "A100"), Machine(64)
+
+    def kind(*machines: Machine, **resources: Any) -> str:
+        cluster = ClusterSize.of(machines)
+        return kind_of(size(ResourcesConfig(**resources), cluster), cluster)
+
+    assert kind(bare) == "cpu" == kind(l4, device="cpu")
+    assert kind(l4, bare, l4) == "cuda L4"
+    assert kind(l4, a100) == "cuda A100 L4"
+    assert kind(l4, a100, accelerator_type="A100") == "cuda A100"
+    assert kind(Machine(8, 1)) == "cuda unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -22,11 +23,12 @@ from cluster.wheel import unpack
 from pipeline import settings
 from pipeline.entry import EVENT, _python_of_ray, lacking, problem
 from pipeline.job import Told, settings_of
+from pipeline.jsonlog import JsonLog
 from pipeline.parcel import local_manifest, portable, write_manifest
 from pipeline.progress import Figures
 from pipeline.submit import status_lines
 from pipeline.verify import verify
-from pipeline.watch import Account, code_of, how_it_ended
+from pipeline.watch import Account, Watch, code_of, how_it_ended
 from schemas.errors import BadRequest
 from stages.manifest import read_manifest
 from stages.storage import Store
@@ -210,6 +212,53 @@ def test_figures_are_told_when_they_change_and_every_ten_seconds(capsys: pytest.
         progress._tell(progress.figures())
     lines = [json.loads(line.removeprefix(EVENT))["figures"] for line in capsys.readouterr().out.splitlines()]
     assert [(line["elapsed_s"], line["videos"]) for line in lines] == [(1.0, 0), (3.0, 2), (13.5, 2)]
+
+
+def test_a_job_that_is_asked_for_json_lines_tells_figures_and_notes_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    at_s, lines = [0.0], io.StringIO()
+    log = JsonLog(lines, clock=lambda: at_s[0])
+    with Told(log, clock=lambda: at_s[0]) as progress:
+        progress.start(3)
+        progress.update(videos=2, clips=5)
+        progress.note("a worker died")
+        progress._tell(progress.figures())
+        assert (log.figures().videos, log.figures().total_videos) == (2, 3)
+    events = [json.loads(line.removeprefix(EVENT)) for line in capsys.readouterr().out.splitlines()]
+    assert [next(iter(event)) for event in events] == ["note", "figures"]
+    assert events[1]["figures"]["clips"] == 5
+    assert "a worker died" in lines.getvalue()
+
+
+class Telling:
+    """Stands for the cluster's list of jobs: one job, and its log."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def lines(self, _job_id: str) -> list[str]:
+        return self._lines
+
+    def job(self, _job_id: str) -> Job:
+        return job("SUCCEEDED", 0)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_whoever_follows_sees_json_lines_or_figures_and_notes_and_never_both(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = json.dumps({"event": "progress", "videos": 2})
+    lines = [
+        told("begin", ""), told("figures", {"total_videos": 2, "videos": 2, "clips": 5, "elapsed_s": 3.0}), told("log", line),
+        told("note", "a worker died"), told("result", ["2 ok"]), told("exit", 0),
+    ]  # fmt: skip
+    results: list[str] = []
+    watch = Watch(Telling(lines), job("SUCCEEDED", 0), results.append, results.append, as_json=as_json)  # type: ignore[arg-type]
+    assert watch.until_over() == 0
+    assert results == ["2 ok"]
+    said = capsys.readouterr().err
+    assert (line in said) is as_json
+    assert ("a worker died" in said) is not as_json
+    assert ("2 of 2 videos" in said) is not as_json
 
 
 def test_the_state_of_a_run_is_told_to_people() -> None:
