@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(
     device: Device, names: Sequence[str], scratch: Path, *, tiny: bool, rounds: int, seconds: float
 ) -> dict[str, Results]:
-    """Results by model, those that are complete enough to speak of; each model has a record of its own in `scratch`."""
+    """Results by model, those that have been through a round; each model has a record of its own in `scratch`."""
     ends_s = time.monotonic() + LIMIT_S
     found: dict[str, Results] = {}
     for name in names:
@@ -73,9 +73,12 @@ def measure(
             packages=("torch", "transformers"),
             folder=scratch,
         )
-        measured = _run(section, name, device, scratch, tiny, rounds, seconds, ends_s - time.monotonic())
-        if measured.rounds():
-            found[name] = measured
+        try:
+            _run(section, name, device, scratch, tiny, rounds, seconds, ends_s - time.monotonic())
+        except RuntimeError as error:  # no memory for it, nothing to compile with: the other models are measured all the same
+            print(f"{name}: {error}", file=sys.stderr)
+        if section.path.exists() and section.results().rounds():
+            found[name] = section.results()
         gc.collect()
         device.forget()
     return found
@@ -83,7 +86,7 @@ def measure(
 
 def _run(
     section: Section, name: str, device: Device, scratch: Path, tiny: bool, rounds: int, seconds: float, limit_s: float
-) -> Results:
+) -> None:
     root = scratch / "checkpoints"
     if name != FUSED:
         kind, folder = KINDS[name], checkpoint(name, root, device.name, tiny)
@@ -92,7 +95,8 @@ def _run(
             one = Captioner(folder, kind.frames, device, tiny=tiny, seconds=seconds)
         else:
             one = Vision(kind.stage, folder, kind.frames, device, tiny=tiny, seconds=seconds)
-        return section.run(one.contestants(), rounds, limit_s)
+        section.run(one.contestants(), rounds, limit_s)
+        return
     from benchmarks.gpu.fused import Fused
     from cluster.attach import attached
 
@@ -101,7 +105,7 @@ def _run(
         contestants: Mapping[str, Contestant] = Fused(
             first, second, KINDS["clip-vit-b-32"].frames, device, tiny=tiny, seconds=seconds
         ).contestants()
-        return section.run(contestants, rounds, limit_s)
+        section.run(contestants, rounds, limit_s)
 
 
 def body_of(results: Mapping[str, Results]) -> str:
@@ -153,7 +157,8 @@ def rows_of(results: Mapping[str, Results]) -> list[Row]:
         if figure == "clips_per_s":
             ratio = found.ratio("preprocessing", to="preprocessing on the CPU", of=figure)
             rows.append(at_least(f"{name}: preprocessing on the device over transformers' on the CPU", 1.0, ratio))
-    return rows
+    missing = [name for name in KINDS if name not in results]
+    return [*rows, *(not_measured(_what(name), f"at least {_TARGET:g}", "not reached") for name in missing)]
 
 
 def say_that_there_is_none(page: Path = PAGE) -> None:

@@ -35,8 +35,10 @@ class Captioner:
 
     def stage(self) -> Figure:
         """The stage as a run calls it, on tables of its best batch."""
+        step = self._stage_step(self._stage_batch)
+        step()
         with busy(self._device) as found:
-            tokens_per_s = rate(self._stage_step(self._stage_batch), self._device, self._seconds)
+            tokens_per_s = rate(step, self._device, self._seconds)
         share = {} if found.share is None else {"busy": found.share}
         return {"tokens_per_s": tokens_per_s, "batch": self._stage_batch, **share}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -127,5 +128,9 @@ def _nvml_handle(device: Device) -> Any:
         import pynvml
     except ImportError:
         return None
-    pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device.name).uuid}")
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device.name).uuid}")
+    except pynvml.NVMLError as error:
+        print(f"how busy the GPU is cannot be asked: {error}", file=sys.stderr)
+        return None

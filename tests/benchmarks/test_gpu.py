@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 import transformers
@@ -93,8 +94,14 @@ def test_preprocessing_that_does_not_resize_calls_the_device_less() -> None:
 
 
 def test_a_clip_without_an_answer_ends_the_measurement() -> None:
-    with pytest.raises(RuntimeError, match="no answer"):
-        refuse_errors(clips(1, 2, tiny=True, due=()), "labels")
+    table = clips(2, 2, tiny=True, due=())
+    with pytest.raises(RuntimeError, match="without an answer"):
+        refuse_errors(table, "labels")
+    at, label = table.schema.get_field_index("labels"), {"fingerprint": "a", "label": "b", "score": 0.5, "rank": 1}
+    good, bad = ([[label], [label | {"error_code": code}]] for code in (None, "memory"))
+    refuse_errors(table.set_column(at, table.schema.field(at), pa.array(good, table.schema.field(at).type)), "labels")
+    with pytest.raises(RuntimeError, match="memory"):
+        refuse_errors(table.set_column(at, table.schema.field(at), pa.array(bad, table.schema.field(at).type)), "labels")
 
 
 def test_one_architecture_through_all_of_its_measurements(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,10 +127,11 @@ def test_a_stage_is_held_against_the_faster_of_the_bare_models() -> None:
         stage={"clips_per_s": 9.0}, bare={"clips_per_s": 9.5}, bare_compiled={"clips_per_s": 20.0},
         preprocessing={"clips_per_s": 4.0}, **{"preprocessing on the CPU": {"clips_per_s": 2.0}},
     )  # fmt: skip
-    speed, preprocessing = rows_of({"clip-vit-b-32": found})
+    speed, preprocessing, *others = rows_of({"clip-vit-b-32": found})
     assert (speed.measured, speed.verdict) == ("0.45", "**missed**")
     assert (preprocessing.measured, preprocessing.verdict) == ("2.00", "met")
-    (captions,) = rows_of({"smolvlm2-500m": results(stage={"tokens_per_s": 95.0}, bare={"tokens_per_s": 100.0})})
+    assert [one.verdict for one in others] == ["not measured"] * 5
+    captions, *_ = rows_of({"smolvlm2-500m": results(stage={"tokens_per_s": 95.0}, bare={"tokens_per_s": 100.0})})
     assert (captions.measured, captions.verdict) == ("0.95", "met")
 
 

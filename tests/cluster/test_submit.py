@@ -144,6 +144,26 @@ def test_a_clipmill_that_cannot_be_sent_is_one_line_that_names_it(
     assert str(caught.value).startswith(f"--install {install}: {said}")
 
 
+@pytest.mark.cluster
+def test_a_revision_is_built_and_unpacked(tmp_path: Path) -> None:
+    """pip fetches what builds it."""
+    source = tmp_path / "a repository"
+    (source / "pipeline").mkdir(parents=True)
+    (source / "pipeline" / "__init__.py").write_text('"""Of the revision."""\n')
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "clipmill"\nversion = "9.9.1"\n[tool.setuptools]\npackages = ["pipeline"]\n'
+    )
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"], ["tag", "v9"]):
+        subprocess.run([*git, *command], check=True)
+    (source / "pipeline" / "__init__.py").write_text('"""Later than that."""\n')
+    subprocess.run([*git, "commit", "-q", "-a", "-m", "second"], check=True)
+    folder = tmp_path / "folder"
+    assert unpack(f"git+{source.as_uri()}@v9", folder) == "9.9.1"
+    assert (folder / "pipeline" / "__init__.py").read_text() == '"""Of the revision."""\n'
+
+
 # --- what a job says ---
 
 
