@@ -10,7 +10,11 @@ import shlex
 from datetime import datetime, timedelta
 
 from airflow import DAG
-from airflow.operators.bash import BashOperator
+
+try:
+    from airflow.providers.standard.operators.bash import BashOperator
+except ImportError:  # before Airflow 3
+    from airflow.operators.bash import BashOperator
 
 INPUT = "s3://footage/news/"
 OUTPUT = "s3://tables/news"
