@@ -371,6 +371,25 @@ def test_a_run_of_a_manifest_of_this_machine_is_sent_followed_and_told_of_afterw
 
 
 @pytest.mark.cluster
+def test_a_run_that_is_sent_for_json_lines_says_nothing_else_on_stderr_and_can_be_followed_either_way(
+    ray_head: Head, tmp_path: Path
+) -> None:
+    archive, output = make_archive(tmp_path / "archive", videos=2), str(tmp_path / "out")
+    as_json = ["--log-format", "json"]
+    sent = submit(ray_head, "--input", str(archive), "--output", output, *CLIPS_ONLY, *as_json)
+    assert sent.returncode == 0, sent
+    events = [json.loads(line)["event"] for line in sent.stderr.splitlines()]
+    assert (events.count("video"), events[-1]) == (2, "run_ended")
+    assert state(ray_head, Path(output))["so_far"]["videos"] == 2
+    again = submit(ray_head, "--output", output, "--follow", *as_json)
+    assert (again.returncode, again.stdout) == (0, sent.stdout)
+    assert [json.loads(line)["event"] for line in again.stderr.splitlines()].count("video") == 2
+    by_eye = submit(ray_head, "--output", output, "--follow")
+    assert "2 of 2 videos" in by_eye.stderr
+    assert "{" not in by_eye.stderr
+
+
+@pytest.mark.cluster
 def test_what_the_cluster_refuses_is_one_line_and_leaves_nothing_there(ray_head: Head, tmp_path: Path) -> None:
     before = jobs_of(ray_head)
     args = ["--input", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out"), *CLIPS_ONLY]

@@ -68,6 +68,14 @@ class OnDevice(Measure):
         return super().__call__(rows)
 
 
+class Slow(Measure):
+    """A batch takes half a second; rows say which process they went through."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        time.sleep(0.5)
+        return super().__call__(rows).append_column("pid", pa.array([os.getpid()] * rows.num_rows))
+
+
 STEPS = [Step("expand", Expand, (), cpus=0.45), Step("measure", Measure, ("frames",), cpus=0.05, actors=(1, 1))]
 
 
@@ -149,6 +157,14 @@ def test_a_process_that_attaches_to_a_cluster_later_has_ray_s_own_coordinators_a
     assert autoscaler.DefaultAutoscalingCoordinator is WholeNode
     _coordinate(nothing=False)
     assert autoscaler.DefaultAutoscalingCoordinator is DefaultAutoscalingCoordinator
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_pool_grows_while_batches_wait_for_it_and_not_beyond_its_most(tmp_path: Path) -> None:
+    steps = [STEPS[0], Step("measure", Slow, ("frames",), cpus=0.05, actors=(1, 2))]
+    rows = receipts_of([str(number) for number in range(16)], tmp_path, steps)
+    assert len(rows) == 32
+    assert len({row["pid"] for row in rows}) == 2
 
 
 def test_an_actor_that_was_added_is_kept_for_minutes_and_ended_at_once_when_all_is_done() -> None:
