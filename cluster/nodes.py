@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,7 @@ class Nodes:
 
     def begin(self) -> None:
         """Starts the head. Raises NodeFailed."""
-        port = self.address.rpartition(":")[2]
-        head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", _port("ray-client-server-port"))
+        head = head_options(self.address.rpartition(":")[2])
         self._waited(self._launched(head), head)
 
     def grow(self, workers: int) -> None:
@@ -170,6 +170,14 @@ def _launched(env: Mapping[str, str], options: Sequence[str]) -> Node:
         return Node(
             subprocess.Popen(command, cwd=folder, env=dict(env), stdout=log, stderr=log, start_new_session=True), folder
         )
+
+
+def head_options(port: str) -> tuple[str, ...]:
+    """Of `ray start`. With the packages of Ray Client (grpc) it serves that, at the same port for all heads unless it is given
+    another; without them it takes none.
+    """
+    client = (_port("ray-client-server-port"),) if find_spec("grpc") else ()
+    return ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", *client)
 
 
 def _port(option: str) -> str:

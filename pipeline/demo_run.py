@@ -88,7 +88,7 @@ class Demo:
 
     def command(self) -> str:
         """A query to try, ready for a shell."""
-        return f"clipmill query {shlex.quote(str(self.tables))} {shlex.quote(QUERY)}"
+        return f'clipmill query {shlex.quote(str(self.tables))} "{QUERY}"'  # it has nothing that a shell minds in there
 
     def lines(self, result: RunResult, scores: Mapping[str, Any]) -> list[str]:
         """What the demo prints at its end."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.process import _reaping
-from cluster.nodes import Node
+from cluster import nodes
+from cluster.nodes import Node, head_options
 
 PARENT_AND_CHILD = "import os, time; os.fork(); print(flush=True); time.sleep(1000)"
 
@@ -24,3 +25,11 @@ def test_a_node_is_gone_when_its_processes_are_though_nobody_waits_for_them(tmp_
         node = Node(process, tmp_path)
         node.kill()
     assert node.is_gone
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_head_is_given_a_port_for_ray_client_only_where_it_would_take_one(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "find_spec", lambda name: object() if installed and name == "grpc" else None)
+    assert any("ray-client-server-port" in option for option in head_options("6379")) is installed
