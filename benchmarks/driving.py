@@ -2,7 +2,8 @@
 
     python -m benchmarks.driving FOLDER OUTPUT OPTIONS
 
-benchmarks/simulation.py calls it; RAY_OVERRIDE_RESOURCES says how many processors Ray is to believe in.
+benchmarks/simulation.py calls it. The nodes are a cluster of this machine, gone at the end; their processors are what Ray is
+told of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from benchmarks.rounds import Figure
 from benchmarks.sampler import Usage
 from benchmarks.stand_ins import DIM, FRAMES_BYTES, Decode, Embed
 from cluster.attach import attached
+from cluster.nodes import started
+from cluster.sizing import FEWEST_STAGING
 from pipeline import events, flow, plan, run
 from pipeline.plan import Step, staging
 from pipeline.progress import Progress
@@ -82,20 +86,23 @@ def drive(folder: Path, output: Path, options: Mapping[str, Any]) -> Figure:
         clips, batch = config.clips.fingerprint(), config.resources.batch_clips * sizing.grain
         return [
             Step("decode", Decode, (options["clips"], clips, options["sleep_s"]), cpus=sizing.decode_cpus),
-            Step("embed", Embed, (entries[0], DIM), cpus=0.05, actors=(1, options["actors"]), batch_rows=batch),
-            staging(sizing, root, run_id),
+            Step("embed", Embed, (entries[0], DIM), cpus=0.05, actors=(options["actors"],) * 2, batch_rows=batch),
+            # of these nodes, not of those that blocks and batches are cut for
+            replace(staging(sizing, root, run_id), tasks=max(FEWEST_STAGING, options["nodes"])),
         ]
 
     for name in ("DECODED_BLOCK_BYTES", "MOST_DECODED_BLOCK_BYTES"):
         setattr(flow, name, getattr(flow, name) * FRAMES_BYTES // REAL_BYTES)
     # A run cuts blocks by the size of its archive: these are as those of a large one, of which this is a part.
     plan.BLOCKS_PER_CPU *= options["videos"] / max(options["videos"], options["of_videos"])
-    before, watch = _usage().anonymous, Watch()
-    with attached(object_store_bytes=config.resources.object_store_bytes):
-        # As on a cluster: on a Ray of its own a run believes in no machines but this one, whatever resources.machines says.
-        on_cluster = run.Request(address="auto")
-        result = run.run(config, entries, on_cluster, _silent(), run.Parts(steps=steps), observers=[watch])
-        watch.mark("end")
+    before = _usage().anonymous
+    with started(options["nodes"], cpus=options["cpus"]) as nodes:
+        os.environ.update(nodes.env)
+        watch = Watch()
+        with attached(nodes.address):
+            on_cluster = run.Request(address=nodes.address)
+            result = run.run(config, entries, on_cluster, _silent(), run.Parts(steps=steps), observers=[watch])
+            watch.mark("end")
     if result.stopped_reason or result.promise_broken or dict(result.counts) != {"ok": options["videos"]}:
         raise RuntimeError(f"the run did not do its work: {result}")
     return _figures(watch, before)
@@ -124,10 +131,12 @@ def _usage() -> Usage:
 def _head_cpu_s() -> dict[str, float]:
     """CPU seconds of what Ray runs on the head: the raylet and the server of its global state."""
     found = {"raylet": 0.0, "gcs_server": 0.0}
-    for process in psutil.Process().children():
-        if process.name() in found:
-            times = process.cpu_times()
-            found[process.name()] += times.user + times.system
+    for server in psutil.Process().children(recursive=True):
+        if server.name() == "gcs_server":  # only a head has one
+            for process in server.parent().children():
+                if process.name() in found:
+                    times = process.cpu_times()
+                    found[process.name()] += times.user + times.system
     return found
 
 

@@ -1,8 +1,8 @@
 """A million videos through the real driver, with stages that only make rows: planned, received, published and verified.
 
-    python -m benchmarks.million [--videos 1000000] [--clips 10] [--cpus 8]
+    python -m benchmarks.million [--videos 1000000] [--clips 10] [--nodes 16] [--cpus 2] [--actors 32]
 
-One run of benchmarks/simulation.py, at full length: two cores for an hour and a half, and 20 GB of disk. Not a part of
+One run of benchmarks/simulation.py, at full length: two cores for an hour and a half, and 20 GB of disk and of memory. Not a part of
 `make bench`. Afterwards `clipmill verify` reads all tables.
 """
 

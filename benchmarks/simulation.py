@@ -1,8 +1,9 @@
 """The real driver at scale: listing, receipts, publishing and the ledger are real, stages only sleep and make rows.
 
-    python -m benchmarks.simulation [--videos 10000] [--clips 10] [--cpus 8]
+    python -m benchmarks.simulation [--videos 10000] [--clips 10] [--nodes 16] [--cpus 2] [--actors 32]
 
-Ray is told of `--cpus` processors, whatever the machine has. The sources are real files of `--video-mb` (holes, no bytes on the
+The cluster is a head and `--nodes` nodes, Ray processes of their own on this machine, each of which says that it has `--cpus`
+processors: 250 MB a node, and 200 for each worker and actor. The sources are real files of `--video-mb` (holes, no bytes on the
 disk), so that blocks are as many as they would be. Each run is a process of its own. `--profile FILE` has py-spy, where it is
 installed, write down where the driver's time goes.
 """
@@ -56,8 +57,7 @@ def measured(options: Mapping[str, Any], work: Path, profile: Path | None, *, ke
         spy = shutil.which("py-spy")
         assert spy is not None, "py-spy is not installed"
         command = [spy, "record", "--gil", "--rate", "50", "--format", "raw", "--output", str(profile), "--", *command]
-    env = {**environment(), "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": options["cpus"]})}
-    cost = run_program(command, log=work / "log", env=env, timeout_s=options["timeout_s"])
+    cost = run_program(command, log=work / "log", env=environment(), timeout_s=options["timeout_s"])
     figure: dict[str, float] = json.loads(next(line for line in cost.tail.splitlines()[::-1] if line.startswith("{")))
     if not keep:
         shutil.rmtree(output)
@@ -144,8 +144,9 @@ def options_of(parser: argparse.ArgumentParser, videos: int) -> argparse.Argumen
     parser.add_argument("--videos", type=int, default=videos)
     parser.add_argument("--of-videos", type=int, default=1_000_000, help="in the archive that blocks are cut for, at least")
     parser.add_argument("--clips", type=int, default=10, help="of a video")
-    parser.add_argument("--cpus", type=int, default=8, help="that Ray believes in")
-    parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--nodes", type=int, default=16, help="of the cluster, without its head")
+    parser.add_argument("--cpus", type=int, default=2, help="that a node says it has")
+    parser.add_argument("--actors", type=int, default=32, help="of the models, in the whole cluster")
     parser.add_argument("--gpus", type=int, default=500, help="of the cluster that blocks and batches are cut for")
     parser.add_argument("--slow-s", type=float, default=0.25, help="that a video takes where stages sleep")
     parser.add_argument("--epoch-clips", type=int, default=500_000)
@@ -155,7 +156,7 @@ def options_of(parser: argparse.ArgumentParser, videos: int) -> argparse.Argumen
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What a record is told apart by, of `options_of`; how many videos is for whoever runs it."""
-    names = ("of_videos", "clips", "cpus", "actors", "gpus", "slow_s", "epoch_clips", "video_mb")
+    names = ("of_videos", "clips", "nodes", "cpus", "actors", "gpus", "slow_s", "epoch_clips", "video_mb")
     return {name: getattr(args, name) for name in names}
 
 

@@ -39,7 +39,7 @@ _PROBE_S = 90.0
 IDLE_WORKER_MS = 60_000
 # How often Ray's agent of a node looks at all of its processes, by default every 5 s: a hundredth of a run's CPU time, for
 # figures that nobody reads where no port was asked for.
-_SELDOM_ENV = {"REPORTER_UPDATE_INTERVAL_MS": "60000"}
+SELDOM_ENV = {"REPORTER_UPDATE_INTERVAL_MS": "60000"}
 UNLIMITED = 1000  # machines of a group that has no limit, for what has to be a number
 SUBMIT_HINT = "clipmill submit --address http://HEAD:8265 sends the run to a cluster from any machine"
 
@@ -165,7 +165,7 @@ def _connect(address: str | None, object_store_bytes: int | None, metrics_port: 
     }
     local = {} if address else own
     if address is None and metrics_port is None:
-        for name, value in _SELDOM_ENV.items():
+        for name, value in SELDOM_ENV.items():
             os.environ.setdefault(name, value)
     try:
         with contextlib.chdir(empty), _without_native_chatter(), contextlib.nullcontext() if address else few_processes():

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cluster.attach import IDLE_WORKER_MS
+from cluster.attach import IDLE_WORKER_MS, SELDOM_ENV
 from schemas.errors import ClipmillError
 
 HOST = "127.0.0.1"
@@ -113,7 +113,7 @@ class Nodes:
             node.remove()
 
     def _launched(self, options: Sequence[str]) -> Node:
-        patient = {"RAY_idle_worker_killing_time_threshold_ms": str(IDLE_WORKER_MS)}
+        patient = {"RAY_idle_worker_killing_time_threshold_ms": str(IDLE_WORKER_MS), **SELDOM_ENV}
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | self.env | patient
         self._begun.append(_launched(env, options))
         return self._begun[-1]
@@ -163,7 +163,8 @@ def _launched(env: Mapping[str, str], options: Sequence[str]) -> Node:
         sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block",
         f"--temp-dir={folder}", f"--node-ip-address={HOST}",
         _port("dashboard-agent-listen-port"), "--min-worker-port=0", "--max-worker-port=0", "--num-gpus=0",
-        f"--object-store-memory={STORE_BYTES}", *options,
+        # no driver asks for what workers print
+        f"--object-store-memory={STORE_BYTES}", "--include-log-monitor=false", *options,
     ]  # fmt: skip
     with (folder / "start.log").open("wb") as log:
         # In a session of its own: Ctrl-C is for the driver, which publishes what is complete while the nodes still live.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.machines import ClusterSize, Group, Machine, this_machine, total_cpus
 from schemas.config import ResourcesConfig
@@ -22,6 +22,10 @@ DECODE_CPUS = 0.45  # beside GPUs: two decoders on a core, so that one can wait 
 CPU_DECODE_CPUS = 0.9
 CPU_ACTOR_CPUS = 0.05
 STAGING_CPUS = 0.01
+# A task that stages is a process of 200 MB that asks for next to no CPU: unless they are counted, Ray starts one for each batch
+# that waits, and batches wait the longer the more processes start. A part is written within a second or so, and a core decodes
+# enough for one in a minute or so.
+FEWEST_STAGING, CPUS_PER_STAGING = 8, 8
 # Ray Data's driver takes some milliseconds for every task and block, on one core, whatever they hold. Up to so many actors, or
 # CPUs of a cluster without GPUs, it has time enough; beyond, blocks and batches grow with the cluster.
 FINE_ACTORS = 8
@@ -45,6 +49,7 @@ class Sizing:
     actors_min: int
     actors_max: int
     staging_cpus: float = STAGING_CPUS
+    staging_tasks: int = FEWEST_STAGING  # at a time, at most
     accelerator_type: str | None = None  # the kind of GPU that actors insist on
     grain: int = 1  # times as much in a block or a task as on one machine
 
@@ -66,6 +71,7 @@ def size(resources: ResourcesConfig, cluster: ClusterSize) -> Sizing:
             f"resources.decode_cpus: {wanted:g} CPUs for one decode task, and no machine has more than {most_cpus:g}{hint}"
         )
     sizing = (_on_gpus if _wants_gpus(resources, machines) else _on_cpus)(resources, cluster, hint)
+    sizing = replace(sizing, staging_tasks=max(FEWEST_STAGING, math.ceil(total_cpus(machines) / CPUS_PER_STAGING)))
     if resources.min_actors and sizing.actors_min > sizing.actors_max:
         raise BadRequest(f"resources.min_actors: {sizing.actors_min} actors at least, and {sizing.actors_max} at most")
     return sizing

@@ -139,8 +139,8 @@ def dataset(
             common["accelerator_type"] = step.accelerator_type
         if step.actors is None:
             call: dict[str, Any] = {"fn": _work, "fn_args": (step, root, run_id, turn), "max_retries": 0}
-            if one_by_one and step is steps[0]:
-                call["compute"] = TaskPoolStrategy(size=1)
+            if most := 1 if one_by_one and step is steps[0] else step.tasks:
+                call["compute"] = TaskPoolStrategy(size=most)
         else:
             fewest, most = step.actors
             call = {

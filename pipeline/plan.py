@@ -23,7 +23,7 @@ STAGED_ROWS = 32  # of a batch to stage, times the grain, where the grain is not
 class Step:
     """One operator of the dataset: a stage, what builds it, and what it asks Ray for.
 
-    `actors` (fewest, most) makes it a pool of actors that build the stage once; None makes it tasks.
+    `actors` (fewest, most) makes it a pool of actors that build the stage once; None makes it tasks, `tasks` at a time at most.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Step:
     cpus: float
     gpus: float = 0.0
     actors: tuple[int, int] | None = None
+    tasks: int | None = None
     batch_rows: int | None = None
     accelerator_type: str | None = None  # kind of GPU, where it matters
 
@@ -71,7 +72,9 @@ def staging(sizing: Sizing, output: str, run_id: str) -> Step:
     from pipeline.staging import StageParts
 
     rows = STAGED_ROWS * sizing.grain if sizing.grain > 1 else None
-    return Step("stage parts", StageParts, (output, run_id), cpus=sizing.staging_cpus, batch_rows=rows)
+    return Step(
+        "stage parts", StageParts, (output, run_id), cpus=sizing.staging_cpus, tasks=sizing.staging_tasks, batch_rows=rows
+    )
 
 
 def _model_step(config: JobConfig, entries: Sequence[Entry], sizing: Sizing) -> Step:

@@ -33,7 +33,7 @@ def test_stand_ins_make_the_rows_that_the_real_stages_make() -> None:
     config, entries = made.job("/out", "/footage", ["embed"])
     units = made.units(made.sources(0, 2).append_column("due", made.pa.array([[entries[0].fingerprint]] * 2)))
     tables = list(Decode(20, config.clips.fingerprint(), 0.0)(units))
-    assert [table.num_rows for table in tables] == [16, 5, 16, 5]
-    rows = conform(Embed(entries[0], DIM)(tables[1]), PART_ROW)
-    assert [len(found or []) for found in rows["embeddings"].to_pylist()] == [1, 1, 1, 1, 0]
+    assert [table.num_rows for table in tables] == [2 * 21]
+    rows = conform(Embed(entries[0], DIM)(tables[0]), PART_ROW)
+    assert [len(found or []) for found in rows["embeddings"].to_pylist()] == 2 * [*20 * [1], 0]
     assert rows["end"].to_pylist()[-1]["clips"] == 20
