@@ -2,8 +2,8 @@
 
     python -m benchmarks.million [--videos 1000000] [--clips 10] [--nodes 16] [--cpus 2] [--actors 32]
 
-One run of benchmarks/simulation.py, at full length: two cores for an hour and a half, and 20 GB of disk and of memory. Not a part of
-`make bench`. Afterwards `clipmill verify` reads all tables.
+One run of benchmarks/simulation.py, at full length: two cores for an hour and a half, 20 GB of disk and 20 GB of memory. Not a
+part of `make bench`. Afterwards `clipmill verify` reads all tables.
 """
 
 from __future__ import annotations
