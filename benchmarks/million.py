@@ -1,6 +1,6 @@
 """A million videos through the real driver, with stages that only make rows: planned, received, published and verified.
 
-    python -m benchmarks.million [--videos 1000000] [--clips 10] [--nodes 16] [--cpus 2] [--actors 32]
+    python -m benchmarks.million [--videos 1000000] [--clips 10] [--nodes 12] [--cpus 2] [--actors 24]
 
 One run of benchmarks/simulation.py, at full length: two cores for an hour and a half, 20 GB of disk and 20 GB of memory. Not a
 part of `make bench`. Afterwards `clipmill verify` reads all tables.

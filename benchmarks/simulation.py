@@ -1,6 +1,6 @@
 """The real driver at scale: listing, receipts, publishing and the ledger are real, stages only sleep and make rows.
 
-    python -m benchmarks.simulation [--videos 10000] [--clips 10] [--nodes 16] [--cpus 2] [--actors 32]
+    python -m benchmarks.simulation [--videos 10000] [--clips 10] [--nodes 12] [--cpus 2] [--actors 24]
 
 The cluster is a head and `--nodes` nodes, Ray processes of their own on this machine, each of which says that it has `--cpus`
 processors: 250 MB a node, and 200 for each worker and actor. The sources are real files of `--video-mb` (holes, no bytes on the
@@ -144,9 +144,9 @@ def options_of(parser: argparse.ArgumentParser, videos: int) -> argparse.Argumen
     parser.add_argument("--videos", type=int, default=videos)
     parser.add_argument("--of-videos", type=int, default=1_000_000, help="in the archive that blocks are cut for, at least")
     parser.add_argument("--clips", type=int, default=10, help="of a video")
-    parser.add_argument("--nodes", type=int, default=16, help="of the cluster, without its head")
+    parser.add_argument("--nodes", type=int, default=12, help="of the cluster, without its head")
     parser.add_argument("--cpus", type=int, default=2, help="that a node says it has")
-    parser.add_argument("--actors", type=int, default=32, help="of the models, in the whole cluster")
+    parser.add_argument("--actors", type=int, default=24, help="of the models, in the whole cluster")
     parser.add_argument("--gpus", type=int, default=500, help="of the cluster that blocks and batches are cut for")
     parser.add_argument("--slow-s", type=float, default=0.25, help="that a video takes where stages sleep")
     parser.add_argument("--epoch-clips", type=int, default=500_000)

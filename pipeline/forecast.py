@@ -198,6 +198,4 @@ def _runs_as(step: Step, sizing: Sizing, cluster: ClusterSize) -> str:
     if step.actors is not None:
         fewest, most = step.actors
         return f"{most} actor{'s' if most > 1 else ''}" if fewest == most else f"{fewest} to {most} actors"
-    if step.name != "decode":
-        return "tasks beside them"
-    return f"tasks, up to {max(1, decoders(sizing, cluster.at_most()))} at a time"
+    return f"tasks, up to {step.tasks or max(1, decoders(sizing, cluster.at_most()))} at a time"

@@ -38,6 +38,11 @@ def test_the_larger_the_cluster_the_coarser_its_blocks_and_batches(cpus: float, 
     assert size(ResourcesConfig(), ClusterSize(cpus, gpus, nodes=1)).grain == grain
 
 
+@pytest.mark.parametrize(("cpus", "nodes", "tasks"), [(8, 1, 8), (64 * 96, 64, 768)])
+def test_tasks_that_stage_are_counted_by_the_cores_that_decode(cpus: float, nodes: int, tasks: int) -> None:
+    assert size(ResourcesConfig(), ClusterSize(cpus, nodes, nodes)).staging_tasks == tasks
+
+
 def test_halves_of_a_gpu_make_twice_the_actors() -> None:
     sizing = size(ResourcesConfig(gpus_per_actor=0.5), ClusterSize(cpus=64, gpus=4, nodes=4))
     assert sizing.actors_max == 8

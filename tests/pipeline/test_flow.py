@@ -76,6 +76,17 @@ class Slow(Measure):
         return super().__call__(rows).append_column("pid", pa.array([os.getpid()] * rows.num_rows))
 
 
+class Timed:
+    """A table takes half a second; rows say when it came and when it went."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        came = time.monotonic()
+        time.sleep(0.5)
+        for name, at in (("came", came), ("went", time.monotonic())):
+            rows = rows.append_column(name, pa.array([at] * rows.num_rows))
+        return rows.drop_columns(["frames"])
+
+
 STEPS = [Step("expand", Expand, (), cpus=0.45), Step("measure", Measure, ("frames",), cpus=0.05, actors=(1, 1))]
 
 
@@ -165,6 +176,15 @@ def test_a_pool_grows_while_batches_wait_for_it_and_not_beyond_its_most(tmp_path
     rows = receipts_of([str(number) for number in range(16)], tmp_path, steps)
     assert len(rows) == 32
     assert len({row["pid"] for row in rows}) == 2
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_of_the_tasks_of_a_step_no_more_run_at_a_time_than_it_says(tmp_path: Path) -> None:
+    steps = [STEPS[0], Step("timed", Timed, (), cpus=0.01, tasks=2)]
+    rows = receipts_of([str(number) for number in range(12)], tmp_path, steps)
+    assert len(rows) == 24
+    spans = {(row["came"], row["went"]) for row in rows}
+    assert max(sum(came <= at < went for came, went in spans) for at, _ in spans) == 2
 
 
 def test_an_actor_that_was_added_is_kept_for_minutes_and_ended_at_once_when_all_is_done() -> None:

@@ -99,7 +99,7 @@ def test_a_plan_without_gpus_shares_the_cpus(tmp_path: Path) -> None:
 def test_a_plan_on_machines_of_several_kinds_names_them_and_the_kind_that_actors_insist_on(tmp_path: Path) -> None:
     cluster = ClusterSize.of([Machine(0.0), L4, L4, A100, Machine(32.0)])
     found = forecast(make_archive(tmp_path / "archive"), tmp_path / "out", cluster=cluster)
-    assert steps_of(found)[2] == "3. stage parts: tasks beside them, 0.01 CPU each"
+    assert steps_of(found)[2] == "3. stage parts: tasks, up to 18 at a time, 0.01 CPU each"
     assert found.machines == ["1 of 96 CPUs and 8 A100", "2 of 8 CPUs and 1 L4", "1 of 32 CPUs"]
     assert steps_of(found)[1] == "2. classify + embed + caption: 10 actors, 1 CPU, 1 GPU each"
     sets = ("resources.accelerator_type=A100", "resources.gpus_per_actor=0.5")
