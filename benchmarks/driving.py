@@ -87,8 +87,8 @@ def drive(folder: Path, output: Path, options: Mapping[str, Any]) -> Figure:
         return [
             Step("decode", Decode, (options["clips"], clips, options["sleep_s"]), cpus=sizing.decode_cpus),
             Step("embed", Embed, (entries[0], DIM), cpus=0.05, actors=(options["actors"],) * 2, batch_rows=batch),
-            # of these nodes, not of those that blocks and batches are cut for
-            replace(staging(sizing, root, run_id), tasks=max(FEWEST_STAGING, options["nodes"])),
+            # As many as these nodes would have, one or two on each: every process more is one that two cores have to start.
+            replace(staging(sizing, root, run_id), cpus=0.45, tasks=max(FEWEST_STAGING, options["nodes"])),
         ]
 
     for name in ("DECODED_BLOCK_BYTES", "MOST_DECODED_BLOCK_BYTES"):

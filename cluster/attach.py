@@ -6,13 +6,15 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.alone import few_processes
 from cluster.machines import ClusterSize, Group, from_ray, machine_of, this_machine
@@ -28,6 +30,7 @@ _QUIET_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of Ray Data's own statistics; ours are looked at
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what Ray prints of workers that die; read when Ray is imported
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that still asks when all is over would start another Ray; read likewise
     "TOKENIZERS_PARALLELISM": "false",
 }
 # How long a cluster is waited for: to accept a connection, to answer as Ray (and once more, as its head may be busy), and the
@@ -50,8 +53,8 @@ def attached(
 ) -> Iterator[ClusterSize]:
     """Holds a connection to Ray: to `address` (or "auto"), to a Ray that this process is connected to, or to one of its own.
 
-    Only a Ray that was started here is shut down at the end. Raises BadRequest, within seconds, where `address` cannot be
-    attached to.
+    Only a Ray that was started here is shut down at the end. SIGTERM interrupts the block as Ctrl-C does. Raises BadRequest,
+    within seconds, where `address` cannot be attached to.
     """
     if address is not None:
         _check_form(address)
@@ -64,12 +67,33 @@ def attached(
         return
     if address is not None:
         check_attachable(address)
+    before = signal.getsignal(signal.SIGTERM)
     with tempfile.TemporaryDirectory(prefix="clipmill-") as empty:
         _connect(address, object_store_bytes, metrics_port, Path(empty))
         try:
-            yield cluster_size()
+            with _sigterm_interrupts(before):
+                yield cluster_size()
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts(before: Any) -> Iterator[None]:
+    """In place of the handler that Ray sets where it connects, which prints where its native code was and ends Python with 15.
+    Afterwards `before` holds again.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Ray sets none there, and nobody else may
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _check_form(address: str) -> None:

@@ -1,4 +1,4 @@
-"""A run as a program of its own that somebody stops: Ctrl-C, and the next run."""
+"""A run as a program of its own that somebody stops: Ctrl-C or SIGTERM, and the next run."""
 
 from __future__ import annotations
 
@@ -67,9 +67,20 @@ def program() -> Iterator[Callable[[Path, Path], subprocess.Popen[str]]]:
             process.communicate()
 
 
+def by_ctrl_c(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's processes get it too
+
+
+def by_sigterm(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)  # as whoever takes a machine away
+
+
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("interrupt", [by_ctrl_c, by_sigterm])
 def test_promise_3_after_ctrl_c_the_next_run_goes_on_and_the_tables_are_as_if_nothing_had_happened(
-    tmp_path: Path, program: Callable[[Path, Path], subprocess.Popen[str]]
+    interrupt: Callable[[subprocess.Popen[str]], None],
+    tmp_path: Path,
+    program: Callable[[Path, Path], subprocess.Popen[str]],
 ) -> None:
     archive, output = tmp_path / "archive", tmp_path / "out"
     archive.mkdir()
@@ -77,10 +88,11 @@ def test_promise_3_after_ctrl_c_the_next_run_goes_on_and_the_tables_are_as_if_no
         write_video(archive / f"{number}.mp4", textured(200, seed=number))
     interrupted = program(archive, output)
     wait_for_a_part(output, interrupted)
-    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does: Ray's processes get it too
+    interrupt(interrupted)
     _, said = interrupted.communicate(timeout=120)
     assert interrupted.returncode == 130, said
     assert "goes on from here" in said
+    assert "SIGTERM" not in said  # of Ray's native code, or of another Ray that a thread would have started
     assert verify(Store(str(output))) == []
 
     run_clips_only(archive, output)
