@@ -135,8 +135,8 @@ videos. A clip's frames are 16 KB instead of 2 MB, and blocks may hold as much l
 time of a run says nothing about a cluster; the CPU time of its driver does: listing, with attaching to Ray; starting the
 dataset, until actors answer; working, from the first receipt to the last; ending. Once the stages sleep, so that what the
 driver does while nothing comes can be told from what it does for a clip. What Ray's own two processes on the head take beside
-it is told apart: they share its other cores. What a run takes in any case is told from what it takes for each clip by a run over a tenth
-of the videos; what listing, starting and ending take for each clip counts as the clips' own.
+it is told apart: they share its other cores. What a run takes in any case is told from what it takes for each clip by a run
+over a tenth of the videos; what listing, starting and ending take for each clip counts as the clips' own.
 """.strip()
 
 
