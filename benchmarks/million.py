@@ -90,9 +90,10 @@ def _body(results: Results) -> str:
 
 
 _WORDS = """
-`python -m benchmarks.million`. The simulation of the driver at full length, once: sources listed, planned, decoded and embedded
-by stages that only make rows, received, staged, published in epochs of 500,000 clips, and then verified. All processes share
-this machine, so the seconds say nothing about a cluster; that all arrives does, and the driver's CPU and memory.
+`python -m benchmarks.million`. The simulation of the driver at full length, once, on nodes of their own: sources listed,
+planned, decoded and embedded by stages that only make rows, received, staged, published in epochs of 500,000 clips, and then
+verified. All processes share this machine, so the seconds say nothing about a cluster; that all arrives does, and the driver's
+CPU and memory.
 """.strip()
 
 

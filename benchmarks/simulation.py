@@ -128,14 +128,15 @@ def _targets(results: Results) -> list[Row]:
 
 
 _WORDS = """
-`python -m benchmarks.simulation`. The run, its driver, Ray Data, staging, publishing and the log are the real ones; decoding
-and the embedder make rows of numbers. Ten clips and 20 MB a video; blocks and batches are cut as for a cluster of 500 GPUs and
-an archive of a million videos. A clip's frames are 16 KB instead of 2 MB, and blocks may hold as much less. All processes share
-this machine, so the time of a run says nothing about a cluster; the CPU time of its driver does: listing, with attaching to
-Ray; starting the dataset; working, from the first receipt to the last; ending. Once the stages sleep, so that what the driver
-does while nothing comes can be told from what it does for a clip. What Ray's own two processes beside it take is told apart:
-they share the head's other cores. What a run takes in any case is told from what it takes for each clip by a run over a tenth
-of the videos; what listing, starting and ending take for each clip counts as the clips' own.
+`python -m benchmarks.simulation`. The run, its driver, Ray Data, staging, publishing and the log are the real ones, and so are
+the head and the nodes, processes of their own with their own sockets and object stores; decoding and the embedder make rows of
+numbers. Ten clips and 20 MB a video; blocks and batches are cut as for a cluster of 500 GPUs and an archive of a million
+videos. A clip's frames are 16 KB instead of 2 MB, and blocks may hold as much less. All processes share this machine, so the
+time of a run says nothing about a cluster; the CPU time of its driver does: listing, with attaching to Ray; starting the
+dataset, until actors answer; working, from the first receipt to the last; ending. Once the stages sleep, so that what the
+driver does while nothing comes can be told from what it does for a clip. What Ray's own two processes on the head take beside
+it is told apart: they share its other cores. What a run takes in any case is told from what it takes for each clip by a run
+over a tenth of the videos; what listing, starting and ending take for each clip counts as the clips' own.
 """.strip()
 
 
