@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make test-faults` and `make test-cluster` ask for; tests/faults/conftest.py says more."""
     parser.addoption("--long", action="store_true", help="every case of tests/faults, and what is marked cluster")
     parser.addoption("--record", metavar="FOLDER", help="write down what tests/faults tried, for docs/reliability.md")
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches programs that tests interrupt: a shell has what runs behind it ignore it, and they would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
