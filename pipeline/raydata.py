@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 # How long Ray Data keeps an actor that it has added, however little there is to do; its own 10 s are over before a model is
 # loaded, and where decoding is the limit it would add one, end it, and load the model again all the time.
 KEEP_ACTOR_S = 120.0
+# How often Ray Data looks whether there is output; by itself a hundred times a second, for a tenth of an idle driver's CPU time
+# and more. Receipts are gathered for longer.
+OUTPUT_POLL_S = 0.1
 
 
 def configure(block_bytes: int) -> None:
@@ -21,6 +25,7 @@ def configure(block_bytes: int) -> None:
 
     _send_fewer_figures()
     _keep_actors()
+    _poll_seldom()
     _coordinate(nothing=_is_our_own())
     context = DataContext.get_current()
     context.target_max_block_size = block_bytes
@@ -61,6 +66,25 @@ def _keep_actors() -> None:
             pool._debounce_period_s = KEEP_ACTOR_S
 
         _ActorPool.__init__ = patient
+
+
+def _poll_seldom() -> None:
+    """Ray Data asks its queue of outputs and sleeps for 10 ms, over and over."""
+    with contextlib.suppress(ImportError):  # of Ray 2.60
+        from ray.data._internal.execution import streaming_executor_state
+
+        if getattr(streaming_executor_state, "time", None) is time:
+            streaming_executor_state.time = _Unhurried
+
+
+class _Unhurried:
+    """What that module has of `time`."""
+
+    time = staticmethod(time.time)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(max(seconds, OUTPUT_POLL_S))
 
 
 def _is_our_own() -> bool:

@@ -15,7 +15,7 @@ import pytest
 from pipeline import worknotes
 from pipeline.flow import NICENESS, Receipts, dataset, faults_folder
 from pipeline.plan import Step
-from pipeline.raydata import KEEP_ACTOR_S, WholeNode, _coordinate, configure
+from pipeline.raydata import KEEP_ACTOR_S, OUTPUT_POLL_S, WholeNode, _coordinate, configure
 from stages.models.adapter import BrokenDevice
 
 pytestmark = pytest.mark.ray
@@ -200,6 +200,26 @@ def test_an_actor_that_was_added_is_kept_for_minutes_and_ended_at_once_when_all_
         pool._last_upscaled_at = time.time() - ago_s
         assert pool._can_apply_request(ActorPoolScalingRequest.downscale(delta=-1)) is may_end
         assert pool._can_apply_request(ActorPoolScalingRequest.downscale(delta=-1, force=True))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_ray_data_asks_for_output_ten_times_a_second_and_not_a_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.data import DataContext
+    from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
+    from ray.data._internal.execution.streaming_executor_state import OpState
+
+    configure(1 << 20)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        raise InterruptedError
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    state = OpState(InputDataBuffer(DataContext.get_current(), []), [])
+    with pytest.raises(InterruptedError):
+        state.get_output_blocking(None)
+    assert slept == [OUTPUT_POLL_S]
 
 
 @pytest.mark.usefixtures("ray_session")
