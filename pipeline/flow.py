@@ -7,6 +7,7 @@ import os
 import pickle
 import queue
 import threading
+import time
 import traceback
 import uuid
 from collections import deque
@@ -225,14 +226,17 @@ class Receipts:
         """Takes no more receipts and ends the dataset's tasks and actors, those that hang too.
 
         Ray Data ends with whoever iterates over it, but that is a thread that may wait for ever. So its executor is told, by
-        the only name it has in Ray 2.60; without it the tasks end with the driver.
+        the only name it has in Ray 2.60; without it the tasks end with the driver. The thread is waited for, too: it may be
+        the one that ends the executor, and Ray ends the whole process where a thread is at it while it is shut down.
         """
         self._stopped.set()
+        until_s = time.monotonic() + END_S
         executor = getattr(self._data, "_current_executor", None)
         if executor is not None and self._thread.is_alive():
             ending = threading.Thread(target=executor.shutdown, kwargs={"force": True}, name="end of receipts", daemon=True)
             ending.start()
             ending.join(END_S)
+        self._thread.join(max(0.0, until_s - time.monotonic()))
 
 
 def _operators(summary: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,6 +201,16 @@ def test_an_actor_that_was_added_is_kept_for_minutes_and_ended_at_once_when_all_
         pool._last_upscaled_at = time.time() - ago_s
         assert pool._can_apply_request(ActorPoolScalingRequest.downscale(delta=-1)) is may_end
         assert pool._can_apply_request(ActorPoolScalingRequest.downscale(delta=-1, force=True))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_once_receipts_are_stopped_no_thread_of_theirs_asks_ray_for_anything(tmp_path: Path) -> None:
+    steps = [STEPS[0], Step("measure", Slow, ("frames",), cpus=0.05, actors=(1, 1))]
+    receipts = Receipts(dataset([unit_of(str(number)) for number in range(8)], steps, str(tmp_path), "run", 1))
+    while receipts.wait(5) is None:
+        pass
+    receipts.stop()
+    assert "receipts" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.mark.usefixtures("ray_session")
