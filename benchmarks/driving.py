@@ -8,6 +8,7 @@ told of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -132,11 +133,12 @@ def _head_cpu_s() -> dict[str, float]:
     """CPU seconds of what Ray runs on the head: the raylet and the server of its global state."""
     found = {"raylet": 0.0, "gcs_server": 0.0}
     for server in psutil.Process().children(recursive=True):
-        if server.name() == "gcs_server":  # only a head has one
-            for process in server.parent().children():
-                if process.name() in found:
-                    times = process.cpu_times()
-                    found[process.name()] += times.user + times.system
+        with contextlib.suppress(psutil.NoSuchProcess):  # workers come and go
+            if server.name() == "gcs_server":  # only a head has one
+                for process in server.parent().children():
+                    if process.name() in found:
+                        times = process.cpu_times()
+                        found[process.name()] += times.user + times.system
     return found
 
 

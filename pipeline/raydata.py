@@ -14,8 +14,8 @@ from typing import Any
 # How long Ray Data keeps an actor that it has added, however little there is to do; its own 10 s are over before a model is
 # loaded, and where decoding is the limit it would add one, end it, and load the model again all the time.
 KEEP_ACTOR_S = 120.0
-# How often Ray Data looks whether there is output; by itself a hundred times a second, for a tenth of an idle driver's CPU time
-# and more. Receipts are gathered for longer.
+# How often Ray Data looks whether there is output; by itself a hundred times a second, a fifth of what a driver of a local run
+# does in Python. Receipts are gathered for longer.
 OUTPUT_POLL_S = 0.1
 
 
