@@ -4,11 +4,13 @@
 
 Only what stands between the marks `<!-- NAME -->` and `<!-- end of NAME -->` is ever replaced; a section that the page does
 not have yet comes last. In the table of targets a section's rows are those that name it: what was measured elsewhere stays.
+The record that a section was written from is kept beside the page, in the folder KEPT.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 from benchmarks.rounds import ROOT, Results, Stat
 
 PAGE = ROOT / "docs" / "benchmarks.md"
+KEPT = "measured"  # a folder beside the page, with the record of each section
 _TARGETS = "targets"
 _HEAD = "| section | what | target | measured | verdict |\n| --- | --- | --- | --- | --- |"
 _QUIET = 0.03  # share of the machine that other work may take before the page speaks of it
@@ -48,6 +51,8 @@ def not_measured(what: str, target: str, why: str) -> Row:
 
 def publish(section: str, title: str, body: str, rows: Sequence[Row], results: Results | None, page: Path = PAGE) -> None:
     """Writes a section, headed by `title`, and its rows of the table of targets; no `results` where nothing was measured."""
+    if results is not None:
+        keep(results, page)
     text = page.read_text() if page.exists() else "# Benchmarks\n"
     said = f"{conditions(results)}\n\n" if results is not None else ""
     text = _replaced(text, section, f"## {title}\n\n{said}{body.strip()}")
@@ -55,6 +60,14 @@ def publish(section: str, title: str, body: str, rows: Sequence[Row], results: R
     others = [line for line in _part(text, _TARGETS).splitlines() if line.startswith("| [") and _section_of(line) != section]
     in_order = sorted([*others, *lines], key=lambda line: text.find(_marks(_section_of(line))[0]))
     page.write_text(_replaced(text, _TARGETS, "\n".join(["## Targets", "", _HEAD, *in_order])))
+
+
+def keep(results: Results, page: Path = PAGE) -> None:
+    """Puts the record that the results were read from beside the page."""
+    if results.record is not None:
+        folder = page.parent / KEPT
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(results.record, folder / results.record.name)
 
 
 def conditions(results: Results) -> str:

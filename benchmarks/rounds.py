@@ -78,6 +78,7 @@ class Results:
     date: str
     figures: Mapping[str, Mapping[int, Figure]]
     others: Stat | None  # share of the machine's processors that other work took meanwhile; None before the first line
+    record: Path | None = None  # where this was read
 
     def of(self, contestant: str, name: str) -> Stat:
         """Figure `name` of a contestant over its rounds. KeyError where a round did not report it."""
@@ -144,7 +145,7 @@ class Section:
         for line in lines:
             figures.setdefault(line["contestant"], {})[line["round"]] = line["figure"]
         others = [line["others"] for line in lines]
-        return Results(Setup(**head["setup"]), head["date"], figures, Stat.of(others) if others else None)
+        return Results(Setup(**head["setup"]), head["date"], figures, Stat.of(others) if others else None, self.path)
 
     def _open(self, setup: Setup) -> None:
         """A record of this setup: the one that is there where it is one."""

@@ -2,7 +2,8 @@
 
     python -m benchmarks.scale [--hours 1000000] [--nodes 64] [--captions-s 10] ...
 
-Measured figures come from the records of the other programs; every assumption is an option, and stands on the page.
+Measured figures come from the records of the other programs, which docs/measured keeps; every assumption is an option, and
+stands on the page.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import memory, planning, publishing, requests, simulation
-from benchmarks.report import conditions, table
-from benchmarks.rounds import RECORDS, ROOT, Results, Section
+from benchmarks.report import KEPT, conditions, table
+from benchmarks.rounds import ROOT, Results, Section
 from benchmarks.sampler import DRIVER, MODELS, TASKS
 from cluster.machines import ClusterSize, Machine
 from cluster.sizing import size
@@ -26,6 +27,7 @@ from pipeline.plan import STAGED_ROWS
 from schemas.config import LimitsConfig, ResourcesConfig
 
 PAGE = ROOT / "docs" / "scale.md"
+RECORDS = PAGE.parent / KEPT
 MARKS = ("<!-- reckoning -->", "<!-- end of reckoning -->")
 USED = ("memory", "planning", "publishing", "requests", "simulation")
 BLOCK_BYTES, UPLOAD_BYTES = 4 << 20, 16 << 20  # read at a time of a source; written at a time of an object

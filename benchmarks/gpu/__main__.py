@@ -24,7 +24,7 @@ from benchmarks.gpu.captions import Captioner
 from benchmarks.gpu.checkpoints import KINDS, checkpoint
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.vision import Vision
-from benchmarks.report import PAGE, Row, at_least, not_measured, publish, table
+from benchmarks.report import PAGE, Row, at_least, keep, not_measured, publish, table
 from benchmarks.rounds import LIMIT_S, RECORDS, Contestant, Results, Section
 
 TITLE = "Models on a GPU"
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(body, *(f"{row.what}: {row.measured}" for row in rows), sep="\n")
     elif results:
         publish("gpu", TITLE, body, rows, next(iter(results.values())))
+        for found in results.values():
+            keep(found)
 
 
 def measure(

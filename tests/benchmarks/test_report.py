@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import Row, at_least, at_most, conditions, not_measured, publish, table
-from benchmarks.rounds import Results, Setup, Stat
+from benchmarks.report import KEPT, Row, at_least, at_most, conditions, not_measured, publish, table
+from benchmarks.rounds import Results, Section, Setup, Stat
 
 SETUP = Setup("a machine, 2 cores, 8 GB", "3.11.7", {"av": "18.1.0"}, "c0de", {"files": 12}, ["a"])
 RESULTS = Results(SETUP, "2026-11-26", {"a": {0: {"wall_s": 1.0}}}, Stat(0.01, 0.0, 0.02, 1))
@@ -51,6 +51,15 @@ def test_a_section_stands_between_its_marks_and_replaces_itself_alone(page: Path
 def test_a_page_that_is_not_there_is_begun(tmp_path: Path) -> None:
     publish("peers", "Peers", "words", [], RESULTS, tmp_path / "new.md")
     assert (tmp_path / "new.md").read_text().startswith("# Benchmarks\n\n<!-- peers -->\n## Peers\n")
+
+
+def test_the_record_of_a_section_is_kept_beside_the_page(page: Path, tmp_path: Path) -> None:
+    section = Section("decode", folder=tmp_path / "work")
+    results = section.run({"bare": lambda: {"cpu_s": 1.0}}, rounds=2)
+    publish("decode", "Decoding", "words", [], results, page)
+    kept = Section("decode", folder=page.parent / KEPT).results()
+    assert (kept.setup, kept.figures) == (results.setup, results.figures)
+    assert kept.rounds() == 2
 
 
 def test_the_conditions_name_machine_versions_and_other_work() -> None:
