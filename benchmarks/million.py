@@ -2,7 +2,7 @@
 
     python -m benchmarks.million [--videos 1000000] [--clips 10] [--nodes 12] [--cpus 2] [--actors 24]
 
-One run of benchmarks/simulation.py, at full length: two cores for an hour and a half, 20 GB of disk and 20 GB of memory. Not a
+One run of benchmarks/simulation.py, at full length: two cores for two hours, 20 GB of disk and 20 GB of memory. Not a
 part of `make bench`. Afterwards `clipmill verify` reads all tables.
 """
 
@@ -91,9 +91,9 @@ def _body(results: Results) -> str:
 
 _WORDS = """
 `python -m benchmarks.million`. The simulation of the driver at full length, once, on nodes of their own: sources listed,
-planned, decoded and embedded by stages that only make rows, received, staged, published in epochs of 500,000 clips, and then
-verified. All processes share this machine, so the seconds say nothing about a cluster; that all arrives does, and the driver's
-CPU and memory.
+planned, decoded and embedded by stages that only make rows, received, staged, published in epochs of 500,000 clips and
+more, and then verified. All processes share this machine, so the seconds say nothing about a cluster; that all arrives
+does, and the driver's CPU and memory.
 """.strip()
 
 
