@@ -178,7 +178,7 @@ class Clipper:
         """What is certain now that the unit goes on to `time_s`."""
         drafts: list[Draft] = []
         if self._before is not None and time_s - shot.start_s >= self._min_s - _TOLERANCE_S:
-            drafts, self._before = self._before_drafts, None
+            drafts, self._before, self._before_drafts = self._before_drafts, None, []
         if shot.full is not None and shot.to_full is not None and time_s - shot.full.start_s >= self._min_s - _TOLERANCE_S:
             drafts.append(shot.to_full)
             self._shot = _Shot(shot.full)

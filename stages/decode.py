@@ -151,6 +151,7 @@ class Decode:
         self._watchdog.start(f"{unit['uri']} unit {unit['unit']}")
         more = True
         while more:
+            table = None  # the consumer's by now: its frames need not stay while the next ones are made
             self._watchdog.resume()
             began_s, cpu_s = time.monotonic(), time.thread_time()
             try:
@@ -176,8 +177,9 @@ class Decode:
                     report.waiting.add(row, kept)
                     report.clips += 1
                     if report.waiting.is_full:
-                        yield report.waiting.table()
-                        report.waiting = _Clips()
+                        full, report.waiting = report.waiting.table(), _Clips()
+                        yield full
+                        del full
                 assert report.reader is not None
                 report.error = report.reader.trouble()
             self._check_file(*source)
@@ -206,8 +208,9 @@ class Decode:
         for burst in reader.bursts():
             if report.first_s is None:
                 report.see(*burst[0])
-            for draft in clipper.push(burst):
-                yield self._clip_row(base, draft, counts, report, number)
+            drafts = clipper.push(burst)
+            while drafts:  # no name may hold a draft, and its frames, while the next clip grows
+                yield self._clip_row(base, drafts.pop(0), counts, report, number)
                 number += 1
         for draft in clipper.finish(reader.end_s):
             yield self._clip_row(base, draft, counts, report, number)

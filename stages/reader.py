@@ -186,6 +186,7 @@ class Reader:
             first = next(bursts, None)
             if first is not None and first[0][0] <= start_s:
                 yield first
+                del first  # or these frames stay in memory as long as the unit is read
                 yield from bursts
                 return
         self._seek(0.0)

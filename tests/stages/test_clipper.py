@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -215,6 +216,12 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(split: str) -> None:
         if index % 300 == 299:
             most = max(most, live_frames())
     assert most < 64 * 3 + 24 + HANDFUL
+
+
+def test_a_clip_that_was_given_away_is_not_kept() -> None:
+    clipper = Clipper(ClipsConfig(), "start", Given([3.0], 5))
+    given = [weakref.ref(draft) for number in range(60) for draft in clipper.push([(number / FPS, FRAME)])]
+    assert [one() for one in given] == [None]
 
 
 def live_frames() -> int:

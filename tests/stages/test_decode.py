@@ -13,7 +13,7 @@ import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
@@ -28,9 +28,11 @@ import pytest
 from schemas.config import ClipsConfig, LimitsConfig
 from schemas.errors import BadVideo, ErrorCode
 from schemas.rows import UNIT_ROW, rows_table
+from stages.clipper import Clipper, Draft
 from stages.decode import FLUSH_CLIPS
 from stages.media import Facts
-from stages.reader import Reader, Span
+from stages.planes import HANDFUL
+from stages.reader import Reader, Span, Timed
 from stages.sample import choose
 from stages.watchdog import EXIT_DEADLINE, EXIT_LOCKED, Watchdog
 from tests.media import (
@@ -238,6 +240,23 @@ def test_a_limit_that_is_met_beyond_a_unit_s_end_is_not_the_unit_s() -> None:
     reader = reader_of([Frame(number / 10) for number in range(60)], span=Span(None, 2.0, 0.0), limits=limits)
     assert len(timed_frames(reader)) == 20
     assert reader.trouble() is None
+
+
+def test_a_unit_that_begins_at_a_mark_does_not_keep_its_first_frames() -> None:
+    seen: list[weakref.ref[Frame]] = []
+
+    def packet(time_s: float) -> SimpleNamespace:
+        frame = Frame(time_s)
+        seen.append(weakref.ref(frame))
+        return SimpleNamespace(size=1, is_corrupt=False, decode=lambda: [frame])
+
+    reader = reader_of([], span=Span(5.0, None, 0.0))
+    reader._media.container.seek = lambda *_at, **_how: None
+    reader._media.container.demux = lambda _stream: (packet(5.0 + number / 10) for number in range(6 * HANDFUL))
+    bursts = reader.bursts()
+    for _ in range(4):
+        next(bursts)
+    assert [one() for one in seen[:HANDFUL]] == [None] * HANDFUL
 
 
 def test_a_demuxer_that_gives_nothing_for_ever_meets_the_deadline() -> None:
@@ -459,6 +478,29 @@ def test_tables_leave_when_their_frames_are_many_bytes(tmp_path: Path, monkeypat
     path = write_video(tmp_path / "a.mp4", textured(150, 1, size=(64, 48)))
     tables = run(decoder(ClipsConfig(split="fixed", max_s=2.0)), unit(path))
     assert [table.num_rows for table in tables] == [1, 1, 1, 1]
+
+
+def test_what_has_left_does_not_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts of clips and tables of them hold many frames: none of them while the frames of the next ones gather."""
+    left: list[weakref.ref[Any]] = []
+    kept: list[Any] = []
+
+    class Watched(Clipper):
+        def push(self, burst: Sequence[Timed]) -> list[Draft]:
+            kept.extend(thing for thing in (one() for one in left) if thing is not None)
+            drafts = super().push(burst)
+            left.extend(map(weakref.ref, drafts))
+            return drafts
+
+    monkeypatch.setattr("stages.decode.Clipper", Watched)
+    path = write_video(tmp_path / "a.mp4", textured(25 * 40, 1, size=(32, 32)))
+    decode = decoder(ClipsConfig(split="fixed", max_s=1.0, min_s=0.5, short_side=16))
+    tables = decode(rows_table([unit(path)], UNIT_ROW))
+    for _ in range(2):
+        left.append(weakref.ref(next(tables)))
+    next(tables)
+    assert len(left) > 2 * FLUSH_CLIPS
+    assert not kept
 
 
 # What changes underneath
