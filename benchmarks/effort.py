@@ -58,7 +58,8 @@ class Changes:
 
     def text(self) -> str:
         return (
-            "Fast mode does not decode frames that no other frame is made from. "
+            "Fast mode does not decode frames that no other frame is made from, and leaves the block edges of other B-frames "
+            "as they are (H.264). "
             f"On {self.files} files that have such frames, two of them montages of the recordings with many cuts, its clips' "
             f"embeddings (by the CLIP checkpoint of the package) have a median cosine of {self.median_cosine:.4f} to those of "
             f"the exact mode, at least {min(self.cosines):.4f}; clips that follow each other in a file have "

@@ -15,6 +15,7 @@ from schemas.secrets import has_credentials, redacted
 
 Effort = Literal["exact", "fast"]
 CLIPS_VERSION = 6  # raised when the code of decode, shots, sample or quality gives other rows for the same settings
+FAST_VERSION = 2  # likewise, where that is so with `effort: fast` alone
 VIDEO_EXTENSIONS = (
     "mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "mpg", "mpeg", "m2v", "ts", "m2ts", "mts", "wmv", "asf", "ogv",
     "3gp", "3g2", "mxf", "vob",
@@ -67,7 +68,9 @@ class ClipsConfig(Part):
     max_s: float = Field(10.0, gt=0, description="longer shots are cut; also the length for split: fixed")
     short_side: int = Field(224, ge=16, le=2160, description="pixels of the shorter side of kept frames, aspect kept")
     effort: Effort = Field(
-        "exact", description="fast: frames that no other frame is made from (many B-frames) are not decoded, so never looked at"
+        "exact",
+        description="fast: frames that no other frame is made from (many B-frames) are not decoded, so never looked at; the "
+        "other B-frames keep their block edges",
     )
     limits: LimitsConfig = LimitsConfig()
 
@@ -79,7 +82,8 @@ class ClipsConfig(Part):
 
     def identity(self) -> dict[str, Any]:
         """All that decides a clip's rows."""
-        return {"clips": self.model_dump(mode="json"), "version": CLIPS_VERSION}
+        versions = {"version": CLIPS_VERSION} | ({"fast": FAST_VERSION} if self.effort == "fast" else {})
+        return {"clips": self.model_dump(mode="json"), **versions}
 
     def fingerprint(self) -> str:
         """Names this way of making clips in ids and paths."""

@@ -1,10 +1,12 @@
-"""`clips.effort: fast`: frames that no other frame is made from are left out, and little else changes."""
+"""`clips.effort: fast`: frames that no other frame is made from are left out, others kept rough, and little else changes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from av.video.frame import PictureType
 
 from schemas.config import ClipsConfig, Effort, LimitsConfig
 from stages import reader
@@ -30,6 +32,32 @@ def test_what_is_left_is_what_the_whole_has_at_the_same_times(tmp_path: Path) ->
     assert [number for _, number in exact] == list(range(60))
     assert 15 <= len(fast) <= 25  # a third: of three frames two are B-frames
     assert set(fast) < set(exact)
+
+
+@pytest.mark.parametrize(("pyramid", "passed_on"), [("strict", 0.0), ("normal", 0.02)])
+def test_b_frames_that_are_left_keep_their_block_edges_and_hardly_pass_them_on(
+    tmp_path: Path, pyramid: str, passed_on: float
+) -> None:
+    """In a normal pyramid P-frames may refer to B-frames, too, and seldom do."""
+    options = {"bf": "7", "b-pyramid": pyramid, "b_strategy": "0", "crf": "32", "refs": "4"}
+    path = write_video(tmp_path / "pyramid.mp4", textured(120), options=options, gop=250)
+    exact, fast = pictures(path, "exact"), pictures(path, "fast")
+    assert len(fast) == 31
+    for time_s, (kind, picture) in fast.items():
+        difference = np.abs(picture - exact[time_s][1]).mean()
+        if kind == PictureType.B:
+            assert 0.0 < difference < 0.5  # of 255
+        else:
+            assert difference <= passed_on
+    assert [kind for kind, _ in fast.values()].count(PictureType.B) == 15
+
+
+def pictures(path: Path, effort: Effort) -> dict[float, tuple[int, np.ndarray]]:
+    """Kind and luma of each frame, by time in seconds."""
+    limits = LimitsConfig()
+    with path.open("rb") as file, open_media(file, limits) as media:
+        frames = timed_frames(Reader(media, limits, Span(), lambda: None, effort))
+        return {round(time_s, 6): (frame.pict_type, frame.to_ndarray(format="gray").astype(int)) for time_s, frame in frames}
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
@@ -60,4 +88,6 @@ def test_clips_are_cut_at_the_same_shots(tmp_path: Path) -> None:
 
 
 def test_it_is_another_way_of_making_clips() -> None:
-    assert ClipsConfig(effort="fast").fingerprint() != ClipsConfig().fingerprint()
+    exact, fast = ClipsConfig(), ClipsConfig(effort="fast")
+    assert fast.fingerprint() != exact.fingerprint()
+    assert "fast" not in exact.identity()  # whose rows stay what they are when those of fast mode become others
