@@ -46,7 +46,7 @@ class InputConfig(Part):
     extensions: tuple[str, ...] = Field(VIDEO_EXTENSIONS, description="what counts as a video, without the dot")
     allow: Annotated[tuple[Uri, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] = Field(
         (),
-        description="folders and URLs that videos and models must lie below, whatever a manifest or a link says; (): anywhere",
+        description="folders and URLs that videos and models must lie below, whatever manifests or links say; none: anywhere",
     )
 
 
@@ -95,7 +95,12 @@ class ModelConfig(Part):
 
     model: Uri = Field(min_length=1, description="hub id, folder or fsspec URL of a folder; @revision pins a hub id")
     frames: int = Field(8, ge=1, le=256, description="frames of a clip that the model sees, at the mid-bins of its time")
-    name: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,40}$", description="column of this model in `annotations`")
+    name: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9_]{0,40}$",
+        description="column of this model in `annotations`, of lower case letters, digits and _; unset: label, embedding or "
+        "caption",
+    )
 
     @field_validator("model")
     @classmethod
@@ -156,7 +161,7 @@ class MachinesConfig(Part):
 
 
 class ResourcesConfig(Part):
-    """Where and how fast; nothing in here changes a row beyond rounding, so none of it is in a fingerprint."""
+    """Where and how fast: nothing in here changes a row beyond rounding, so none of it is in a fingerprint."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where the cluster has one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
