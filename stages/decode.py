@@ -20,7 +20,7 @@ from schemas.identity import clip_id
 from schemas.rows import CLIP_ROW, UNIT_ROW, conform, rows_table
 from stages.clipper import Clipper, Draft
 from stages.media import Media, open_media
-from stages.memory import cap_memory, keep_freed_memory
+from stages.memory import cap_memory, keep_freed_memory, trim_memory
 from stages.quality import look_at
 from stages.reader import Reader, Span
 from stages.roots import ANYWHERE, Roots
@@ -142,6 +142,8 @@ class Decode:
         """Tables of at most FLUSH_CLIPS clips or about FLUSH_BYTES of frames, as they are done."""
         for unit in conform(units, UNIT_ROW).to_pylist():
             yield from self._metered(unit)
+            if unit["units"] > 1:  # took its time: what is free between what stays would add up from one to the next
+                trim_memory()
 
     def _metered(self, unit: Row) -> Iterator[pa.Table]:
         """The unit's tables; its clocks stand while a table is with the consumer."""

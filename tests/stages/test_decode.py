@@ -503,6 +503,20 @@ def test_what_has_left_does_not_stay_in_memory(tmp_path: Path, monkeypatch: pyte
     assert not kept
 
 
+@pytest.mark.parametrize(("units", "times"), [(1, 0), (2, 2)])
+def test_memory_goes_back_after_a_unit_of_a_long_file_and_stays_for_the_next_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: int, times: int
+) -> None:
+    trimmed: list[int] = []
+    monkeypatch.setattr("stages.decode.trim_memory", lambda: trimmed.append(len(left)))
+    path = write_video(tmp_path / "a.mp4", textured(50, size=(32, 32)))
+    left: list[str] = []
+    for table in decoder()(rows_table([unit(path, unit=number, units=units) for number in range(2)], UNIT_ROW)):
+        left.extend(row["uri"] for row in table.to_pylist() if row["end"])
+    assert len(left) == 2
+    assert trimmed == [1, 2][:times]
+
+
 # What changes underneath
 
 
