@@ -70,7 +70,7 @@ class ClipsConfig(Part):
     effort: Effort = Field(
         "exact",
         description="fast: frames that no other frame is made from (many B-frames) are not decoded, so never looked at; the "
-        "other B-frames keep their block edges",
+        "other B-frames keep their block edges (H.264)",
     )
     limits: LimitsConfig = LimitsConfig()
 

@@ -86,8 +86,13 @@ _COLUMNS = "| column | type | null | meaning |\n| --- | --- | --- | --- |\n"
 
 def _row(field: pa.Field) -> str:
     null = "yes" if field.nullable else "no"
-    description = (field.metadata or {})[b"description"].decode().replace("|", "\\|").replace("<", "&lt;")
-    return f"| {field.name} | {type_name(field.type)} | {null} | {description} |\n"
+    description = (field.metadata or {})[b"description"].decode()
+    return f"| {field.name} | {type_name(field.type)} | {null} | {cell(description)} |\n"
+
+
+def cell(text: str) -> str:
+    """Text as it may stand in a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _words() -> str:

@@ -19,6 +19,7 @@ from schemas.config import (
     Part,
     ResourcesConfig,
 )
+from schemas.document import cell
 
 PARTS: dict[str, type[Part]] = {
     "input": InputConfig,
@@ -65,8 +66,8 @@ def configuration_page() -> str:
 
 def _summary(name: str, info: FieldInfo) -> str:
     if name not in PARTS:
-        return f"| {name} | {_cell(info.description or '')} |\n"
-    return f"| [{name}](#{name}) | {_cell(_first_paragraph(PARTS[name]))} |\n"
+        return f"| {name} | {cell(info.description or '')} |\n"
+    return f"| [{name}](#{name}) | {cell(_first_paragraph(PARTS[name]))} |\n"
 
 
 def _section(path: str, part: type[Part]) -> str:
@@ -84,7 +85,7 @@ def _nested(path: str) -> set[str]:
 
 def _row(path: str, name: str, info: FieldInfo) -> str:
     key = f"{path}.{name}"
-    return f"| {key} | {_default(info)} | {_takes(info)} | {_cell(info.description or '')} |\n"
+    return f"| {key} | {_default(info)} | {_takes(info)} | {cell(info.description or '')} |\n"
 
 
 def _default(info: FieldInfo) -> str:
@@ -95,7 +96,7 @@ def _default(info: FieldInfo) -> str:
         return "unset"
     if isinstance(value, tuple):
         return "none" if not value else " ".join(map(str, value))
-    return _number(value) if isinstance(value, int | float) else _cell(str(value))
+    return _number(value) if isinstance(value, int | float) else cell(str(value))
 
 
 def _takes(info: FieldInfo) -> str:
@@ -107,7 +108,7 @@ def _takes(info: FieldInfo) -> str:
 
 
 def _number(value: float) -> str:
-    """Whole; in brackets what round numbers of bytes are in MiB."""
+    """In full, and in MiB where it is a round number of them."""
     mib = f" ({value >> 20} MiB)" if isinstance(value, int) and value >= 1 << 20 and value % (16 << 20) == 0 else ""
     return f"{value:.10g}{mib}"
 
@@ -127,10 +128,6 @@ def _kind(annotation: Any) -> str:
 
 def _first_paragraph(part: type[Part]) -> str:
     return " ".join((part.__doc__ or "").partition("\n\n")[0].split())
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 if __name__ == "__main__":
